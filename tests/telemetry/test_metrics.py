@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics text."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from ztunnel_py.dataplane.counters import SlotCounts
+from ztunnel_py.decide.verdict import TrafficLabels
+from ztunnel_py.errors import Flag
+from ztunnel_py.telemetry.metrics import families, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_LABELS = TrafficLabels("source", source_workload='a "b"', destination_service="web.default")
+_NAMES = [
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+    "source_region",
+    "source_zone",
+    "destination_region",
+    "destination_zone",
+]
+
+
+class _Plane:
+    """Counters as an engine shows them."""
+
+    def __init__(
+        self,
+        slots: Mapping[TrafficLabels, SlotCounts] | None = None,
+        events: Mapping[str, int] | None = None,
+    ) -> None:
+        self._slots, self._events = slots or {}, events or {}
+
+    def slots(self) -> Mapping[TrafficLabels, SlotCounts]:
+        return self._slots
+
+    def events(self) -> Mapping[str, int]:
+        return self._events
+
+
+def _text(plane: _Plane) -> str:
+    return render(families(plane, "1.99"))
+
+
+def _parsed(text: str) -> Iterator[Any]:
+    """Families as a foreign parser reads them."""
+    return text_string_to_metric_families(text)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _values(text: str) -> dict[tuple[str, str], float]:
+    """Samples that carry `response_flags`, by name and flag."""
+    return {
+        (sample.name, sample.labels["response_flags"]): sample.value
+        for family in _parsed(text)
+        for sample in family.samples
+        if "response_flags" in sample.labels
+    }
+
+
+@pytest.mark.spec("dataplane-113")
+def test_families_without_samples_are_absent() -> None:
+    names = [family.name for family in _parsed(_text(_Plane()))]
+
+    assert names == ["process_open_fds", "process_max_fds", "istio_build"]
+
+
+def test_build_names_the_istio_version() -> None:
+    assert '\nistio_build{component="ztunnel",tag="1.99"} 1\n' in _text(_Plane())
+
+
+def test_text_ends_with_eof() -> None:
+    assert _text(_Plane()).endswith("\n# EOF\n")
+
+
+def test_labels_keep_their_order_and_empty_ones_are_unknown() -> None:
+    text = _text(_Plane({_LABELS: SlotCounts(opened=1)}))
+
+    line = next(x for x in text.splitlines() if x.startswith("istio_tcp_connections_opened_total{"))
+    inside = line.partition("{")[2].rpartition("}")[0]
+    labels = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', inside))
+    said = {
+        "reporter": "source",
+        "source_workload": 'a \\"b\\"',
+        "destination_service": "web.default",
+        "request_protocol": "tcp",
+        "response_flags": "-",
+    }
+    assert list(labels) == _NAMES
+    assert labels == dict.fromkeys(_NAMES, "unknown") | said
+
+
+def test_closed_and_failed_carry_the_flag_and_the_rest_does_not() -> None:
+    counts = SlotCounts(opened=5, received=11, sent=22, closed={Flag.NONE: 2, Flag.DENY: 3})
+
+    values = _values(_text(_Plane({_LABELS: counts})))
+
+    assert values == {
+        ("istio_tcp_connections_opened_total", "-"): 5,
+        ("istio_tcp_connections_closed_total", "-"): 2,
+        ("istio_tcp_connections_closed_total", "DENY"): 3,
+        ("istio_tcp_received_bytes_total", "-"): 11,
+        ("istio_tcp_sent_bytes_total", "-"): 22,
+        ("istio_tcp_connections_failed_total", "DENY"): 3,
+    }
+
+
+def test_label_set_without_a_connection_has_no_series() -> None:
+    assert "istio_tcp" not in _text(_Plane({_LABELS: SlotCounts()}))
+
+
+def test_open_sockets_are_the_difference_of_accepted_and_closed() -> None:
+    events = {
+        "sockets_opened_source": 7,
+        "sockets_closed_source": 7,
+        "sockets_opened_destination": 2,
+    }
+
+    text = _text(_Plane(events=events))
+
+    assert '\nistio_tcp_sockets_open{reporter="source"} 0\n' in text
+    assert '\nistio_tcp_sockets_open{reporter="destination"} 2\n' in text
+
+
+def test_events_of_the_engine_are_counted_by_name() -> None:
+    text = _text(_Plane(events={"accept_emfile": 3}))
+
+    assert '\nztunnel_py_events_total{event="accept_emfile"} 3\n' in text
+
+
+def test_help_says_unstable_except_for_the_stable_families() -> None:
+    counts = SlotCounts(opened=1, closed={Flag.CONNECT: 1})
+    text = _text(_Plane({_LABELS: counts}, {"sockets_opened_source": 1}))
+
+    stable = [
+        line.split()[2]
+        for line in text.splitlines()
+        if line.startswith("# HELP") and "unstable" not in line
+    ]
+    assert stable == [
+        "process_open_fds",
+        "process_max_fds",
+        "istio_build",
+        "istio_tcp_connections_opened",
+        "istio_tcp_connections_closed",
+        "istio_tcp_received_bytes",
+        "istio_tcp_sent_bytes",
+    ]
+
+
+def test_help_ends_in_a_full_stop_except_for_the_process() -> None:
+    text = _text(_Plane({_LABELS: SlotCounts(opened=1)}))
+
+    without = [
+        line.split()[2]
+        for line in text.splitlines()
+        if line.startswith("# HELP") and not line.endswith(".")
+    ]
+    assert without == ["process_open_fds", "process_max_fds"]

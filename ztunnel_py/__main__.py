@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: `ztunnel-py proxy`, `version`, `help`, `demo`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ztunnel_py.errors import StartError
+
+_USAGE = """\
+ztunnel-py {version}: node proxy of an Istio ambient mesh
+
+  ztunnel-py proxy [ztunnel]   run the proxy; settings come from the environment
+  ztunnel-py demo [--stay]     build a two-node mesh in namespaces and show a connection
+  ztunnel-py version           print the build
+  ztunnel-py help              print this
+"""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0 in order, 1 could not start."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = arguments[0] if arguments else "proxy"
+    match command:
+        case "proxy":
+            return _proxy()
+        case "demo":
+            from ztunnel_py.cli import demo
+
+            return demo.main(arguments[1:])
+        case "version":
+            from ztunnel_py.version import BuildInfo
+
+            istio_version = os.environ.get("ISTIO_META_ISTIO_VERSION", "unknown")
+            print(BuildInfo.running(istio_version))
+            return 0
+        case "help":
+            print(_usage(), end="")
+            return 0
+        case _:
+            print(f"unknown command: {command}", file=sys.stderr)
+            print(_usage(), end="")
+            return 1
+
+
+def _usage() -> str:
+    from ztunnel_py import __version__
+
+    return _USAGE.format(version=__version__)
+
+
+def _proxy() -> int:
+    from ztunnel_py import config
+    from ztunnel_py.telemetry import log
+
+    try:
+        settings = config.load(os.environ)
+        config.refuse_unbuilt(settings)
+        log.configure(settings.log_filter, is_json=settings.is_log_json)
+        log.logger("ztunnel::app").info(f"data plane: {settings.dataplane}")
+
+        import uvloop
+
+        from ztunnel_py import app
+
+        uvloop.run(app.serve(settings))
+    except StartError as error:
+        log.close()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    log.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The admin server on loopback port 15000: what an operator sees and does.
+
+    /               a page that lists the others
+    /config_dump    everything known, as JSON
+    /quitquitquit   POST ends the program as SIGTERM does
+
+Source: spec identity-ops, section D.2; ztunnel src/admin.rs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from ztunnel_py.admin.http import NOT_ALLOWED, Answer, HttpServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ztunnel_py.admin.http import Handler, Request
+
+_PAGES = {
+    "config_dump": "the configuration and everything known, as JSON",
+    "quitquitquit": "end the program (POST)",
+}
+_ROWS = "".join(f'<tr><td><a href="{p}">{p}</a></td><td>{t}</td></tr>' for p, t in _PAGES.items())
+_HOME = f"<!DOCTYPE html><title>ztunnel-py</title><h1>ztunnel-py</h1><table>{_ROWS}</table>\n"
+
+
+def admin_server(
+    dump: Callable[[], Mapping[str, object]],
+    shut_down: Callable[[], object],
+    addresses: Sequence[tuple[str, int]],
+) -> HttpServer:
+    """The server.
+
+    Args:
+        dump: makes the object of `/config_dump`; runs on the event loop.
+        shut_down: begins a graceful shutdown and returns at once.
+        addresses: (IP address, port) pairs, loopback only.
+    """
+
+    def home(_: Request) -> Answer:
+        return Answer(200, _HOME, "text/html; charset=utf-8")
+
+    async def config_dump(_: Request) -> Answer:
+        # Indented JSON is made by Python code: a thread keeps the loop free for a large mesh.
+        return Answer(200, await asyncio.to_thread(to_json, dump()), "application/json")
+
+    def quitquitquit(request: Request) -> Answer:
+        if request.method != "POST":
+            return NOT_ALLOWED
+        shut_down()
+        return Answer(200, "shutdown now\n")
+
+    pages: dict[str, Handler] = {
+        "/": home,
+        "/config_dump": config_dump,
+        "/quitquitquit": quitquitquit,
+    }
+    return HttpServer("admin", addresses, pages)
+
+
+def to_json(value: object) -> str:
+    """JSON with two-space indent and sorted keys."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the parts in order: the table of contents of the program."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+from ztunnel_py import lifecycle
+from ztunnel_py.admin.dump import config_dump
+from ztunnel_py.admin.readiness import Readiness, readiness_server
+from ztunnel_py.admin.server import admin_server
+from ztunnel_py.admin.stats import stats_server
+from ztunnel_py.clock import LoopClock
+from ztunnel_py.dataplane import open_engine
+from ztunnel_py.dataplane.abc import WorkloadSpec
+from ztunnel_py.dataplane.certificates import Certificates
+from ztunnel_py.dataplane.records import Records
+from ztunnel_py.dataplane.upcalls import Upcalls
+from ztunnel_py.decide.settings import Settings
+from ztunnel_py.errors import StartError
+from ztunnel_py.identity import fake
+from ztunnel_py.identity.manager import SecretManager
+from ztunnel_py.state.store import Store
+from ztunnel_py.state.workload import WorkloadInfo
+from ztunnel_py.tasks import Tasks
+from ztunnel_py.telemetry import log as logs
+from ztunnel_py.telemetry import metrics
+from ztunnel_py.telemetry.access_log import log_record
+from ztunnel_py.telemetry.log import Display, logger
+from ztunnel_py.version import BuildInfo
+from ztunnel_py.xds import local
+
+if TYPE_CHECKING:
+    from ztunnel_py.config import Config
+    from ztunnel_py.config_values import Bind
+    from ztunnel_py.dataplane.abc import DataPlane
+
+log = logger("ztunnel::app")
+
+
+async def serve(config: Config) -> None:
+    """Runs the proxy until it is told to end.
+
+    Raises:
+        StartError: it cannot run.
+    """
+    log.info(f"version: {BuildInfo.running(config.istio_version)}")
+    for warning in config.warnings:
+        log.warn(warning)
+    lifecycle.raise_file_limit()
+    tasks, clock = Tasks(), LoopClock()
+    readiness = Readiness()
+    readiness.register("proxy")
+    readiness.register("state manager")
+    shutdown = lifecycle.Shutdown(logs.close)
+
+    ready = readiness_server(readiness, _addresses(config, config.readiness))
+    await ready.open()
+    store = Store(config.node_name or "")
+    static = local.load(str(config.local_xds_path or ""), config.local_xds or "")
+    store.apply(static.updates)
+    gc.freeze()  # what was loaded stays: no collection needs to walk it
+    readiness.done("state manager")
+    manager = SecretManager(_authority(config))
+
+    plane = open_engine(config.dataplane, clock)
+    certificates = Certificates(plane, manager, clock, tasks)
+    upcalls = Upcalls(plane, store, _settings(config), certificates, clock, tasks)
+    records = Records(plane, log_record)
+
+    admin = admin_server(
+        lambda: config_dump(config, store, manager.statuses(), static.updates),
+        lambda: shutdown.request("POST /quitquitquit"),
+        _addresses(config, config.admin),
+    )
+    await admin.open()
+    stats = stats_server(
+        lambda: metrics.render(metrics.families(plane, config.istio_version)),
+        _addresses(config, config.stats),
+    )
+    _open_listeners(config, plane, upcalls)
+    await stats.open()
+    upcalls.start()
+    records.start()
+    plane.workload_serve(_workload_id(config))
+    readiness.done("proxy")
+    shutdown.install()
+
+    await shutdown.wanted()
+    await ready.close()
+    await lifecycle.drain(plane, clock, config.drain_deadline_s)
+    certificates.stop()
+    upcalls.stop()
+    records.stop()
+    await plane.stop()
+    await tasks.stop()
+    records.flush()
+    await admin.close()
+    await stats.close()
+    log.info("shutdown complete")
+
+
+def _open_listeners(config: Config, plane: DataPlane, upcalls: Upcalls) -> None:
+    """Binds the proxy's ports; connections wait in the kernel until they are served."""
+    assert config.workload is not None
+    workload = _workload_id(config)
+    name = config.workload
+    upcalls.serve(workload, WorkloadInfo(name.name, name.namespace, name.service_account))
+    plane.start(config.engine_settings())
+    listeners = config.listeners()
+    try:
+        bound = plane.workload_add(WorkloadSpec(workload, listeners))
+    except OSError as error:
+        raise StartError(str(error)) from error
+    for role, address in bound.items():
+        log.info(
+            "listener established",
+            {
+                "address": Display(str(address)),
+                "component": role.value,
+                "transparent": plane.is_transparent(workload, role),
+            },
+        )
+
+
+def _workload_id(config: Config) -> str:
+    """A dedicated proxy serves one workload; its name is as good an id as any."""
+    assert config.workload is not None
+    return "/".join(config.workload)
+
+
+def _authority(config: Config) -> fake.FakeCa:
+    log.warn("FAKE_CA=true: certificates come from a development CA that signs for anyone")
+    cert, key = config.fake_ca_root_cert, config.fake_ca_root_key
+    return fake.FakeCa(fake.root(str(cert or ""), str(key or "")), config.secret_ttl_s)
+
+
+def _settings(config: Config) -> Settings:
+    return Settings(
+        network=config.network,
+        illegal_ports=config.illegal_ports(),
+        response_baggage=config.response_baggage,
+        localhost_app_tunnel=config.localhost_app_tunnel,
+        policy_log_level="info" if config.authz_info_logging else "debug",
+    )
+
+
+def _addresses(config: Config, bind: Bind) -> tuple[tuple[str, int], ...]:
+    return bind.addresses(has_ipv6_loopback=config.has_ipv6_loopback)

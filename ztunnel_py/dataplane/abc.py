@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract with whatever moves bytes.
+
+An engine accepts, asks, acts and reports; it never decides. It is driven from one event loop:
+
+    questions   `question_fd` becomes readable, `recv_questions` drains, `reply` answers once each
+    records     `record_fd` becomes readable, `recv_records` drains
+    counters    read at any time, never reset
+
+Everything else is a command. Two engines satisfy this protocol: `reference` (asyncio + h2, written
+to be read) and the C core. Semantics, call by call: docs/boundary.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ztunnel_py.dataplane.counters import SlotCounts
+    from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
+    from ztunnel_py.decide.verdict import Epoch, LogFields, TrafficLabels, Verdict
+    from ztunnel_py.errors import Reason
+    from ztunnel_py.identity.certificates import WorkloadCertificate
+    from ztunnel_py.state.address import SockAddr
+
+
+class Role(enum.Enum):
+    """What a listener is for; the value is its `component` in log lines."""
+
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+    PASSTHROUGH = "inbound plaintext"
+    SOCKS5 = "socks5"
+
+
+class Direction(enum.Enum):
+    """Which side of the mesh a connection is on, as the access log says it."""
+
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+
+
+class DrainMode(enum.Enum):
+    """How connections are ended."""
+
+    GRACEFUL = "graceful"
+    """Listeners close, tunnels say GOAWAY, what runs may finish."""
+    IMMEDIATE = "immediate"
+    """What runs is ended now, with `Reason.DRAINED`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOptions:
+    """Options of accepted and dialled sockets. Source: spec dataplane, section 1.5."""
+
+    keepalive: bool = True
+    keepalive_time_s: int = 180
+    keepalive_interval_s: int = 180
+    keepalive_retries: int = 9
+    user_timeout: bool = False
+    mark: int | None = None
+    """SO_MARK of dialled sockets; None leaves them unmarked."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Everything an engine is told once. Sizes in bytes, times in seconds."""
+
+    stream_window: int = 4 << 20
+    connection_window: int = 16 << 20
+    frame_size: int = 1 << 20
+    max_streams_served: int = 200
+    pool_max_streams: int = 100
+    pool_idle_s: float = 300.0
+    ping_interval_s: float = 10.0
+    ping_timeout_s: float = 20.0
+    connect_timeout_s: float = 10.0
+    handshake_timeout_s: float = 10.0
+    """TLS and HTTP/2 start of a tunnel, and a CONNECT's response; ztunnel has no such bound."""
+    decision_timeout_s: float = 30.0
+    handshakes_at_once: int = 1024
+    """Accepted connections on 15008 that have not finished TLS, and so are not yet identified."""
+    buffer_budget: int = 256 << 20
+    """Bytes read and not yet written, of all connections of one workload."""
+    tls12: bool = False
+    orig_src: bool | None = None
+    """Dial applications with the client's address: None tries, True requires, False never."""
+    socks5_resolves: bool = False
+    """A DNS proxy is there to resolve hostnames given to SOCKS5."""
+    sockets: SocketOptions = SocketOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a listener of one role is bound; port 0 lets the kernel choose (tests)."""
+
+    role: Role
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSpec:
+    """A local workload to serve."""
+
+    id: str
+    listeners: tuple[ListenAddress, ...]
+
+
+class QuestionKind(enum.Enum):
+    """What an engine can ask."""
+
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+    PASSTHROUGH = "passthrough"
+    IDENTITY = "identity"
+    """A handshake needs the workload's certificate: call `identity_set`, then reply. A FORWARD
+    verdict means it is set; a DENY ends the handshake."""
+
+
+class Question(NamedTuple):
+    """One miss; to be answered exactly once with `reply(id, verdict)`."""
+
+    id: int
+    kind: QuestionKind
+    workload: str
+    key: OutboundKey | InboundKey | PassthroughKey | None
+    """None for IDENTITY."""
+
+
+class RecordKind(enum.Enum):
+    """What a record reports."""
+
+    OPENED = "connection opened"
+    CLOSED = "connection complete"
+    DENIED = "connection failed"
+    """Refused early; only addresses and the reason are known."""
+
+
+@dataclass(slots=True)
+class Steps:
+    """When a connection reached each step, nanoseconds of a monotonic clock; 0 if it did not."""
+
+    accepted_ns: int = 0
+    decided_ns: int = 0
+    tunnel_ns: int = 0
+    """A tunnel to the next hop was at hand (outbound HBONE)."""
+    connected_ns: int = 0
+    """The next hop or the application is connected."""
+    closed_ns: int = 0
+
+
+@dataclass(slots=True)
+class Record:
+    """One event of a connection's life. Bytes are those written, per direction."""
+
+    kind: RecordKind
+    conn: int
+    """Connection id, unique in the process."""
+    workload: str
+    direction: Direction
+    src: SockAddr
+    dst: SockAddr
+    """`dst.addr` of the access log: next hop, local tunnel address, or original destination."""
+    reason: Reason
+    detail: str = ""
+    original_dst: SockAddr | None = None
+    hbone_addr: str = ""
+    """Authority of the CONNECT, HBONE only."""
+    app: SockAddr | None = None
+    """Application address dialled (inbound)."""
+    upstream_bytes: int = 0
+    """Client to upstream."""
+    downstream_bytes: int = 0
+    """Upstream to client."""
+    log: LogFields | None = None
+    """None for DENIED."""
+    policy: str = ""
+    workload_name: str = ""
+    protocol: str = ""
+    """`TCP`, `HBONE`, `DOUBLEHBONE`."""
+    tunnel_reused: bool | None = None
+    """Outbound HBONE: the tunnel was in the pool. None where there is no tunnel."""
+    steps: Steps | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnView:
+    """A living connection, as `connections()` shows it."""
+
+    id: int
+    workload: str
+    direction: Direction
+    src: SockAddr
+    original_dst: str
+    actual_dst: SockAddr | None
+    protocol: str
+    age_s: float
+    upstream_bytes: int
+    downstream_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelView:
+    """A living HBONE connection, as `tunnels()` shows it."""
+
+    id: int
+    workload: str
+    direction: Direction
+    remote: SockAddr
+    identity: str
+    streams: int
+    age_s: float
+    is_draining: bool
+
+
+class DataPlane(Protocol):
+    """An engine. All calls are made on the event loop's thread."""
+
+    __impl__: str
+    """Name of the engine: `native` or `reference`."""
+
+    # --- life
+
+    def start(self, settings: EngineSettings) -> None:
+        """Takes its settings; before any other call."""
+
+    def drain(self, workload: str | None, mode: DrainMode) -> None:
+        """Ends one workload's connections, or all; returns at once. May be called again."""
+
+    async def drained(self, workload: str | None = None) -> None:
+        """Returns when nothing in the scope lives any more; no deadline of its own."""
+
+    async def stop(self) -> None:
+        """Ends what is left, closes everything; records can still be read afterwards."""
+
+    # --- workloads
+
+    def workload_add(self, spec: WorkloadSpec) -> Mapping[Role, SockAddr]:
+        """Binds the workload's listeners and returns their addresses; nothing is accepted yet.
+
+        Raises:
+            OSError: a listener cannot be bound; none is left open.
+        """
+
+    def workload_serve(self, workload: str) -> None:
+        """Begins to accept."""
+
+    def workload_remove(self, workload: str) -> None:
+        """Closes its listeners and ends its connections at once."""
+
+    def is_transparent(self, workload: str, role: Role) -> bool:
+        """Whether the listener could be made transparent, so that client addresses are kept."""
+
+    # --- identity
+
+    def identity_set(self, workload: str, certificate: WorkloadCertificate) -> None:
+        """New handshakes of the workload use this certificate; running tunnels keep theirs.
+
+        Raises:
+            ValueError: the certificate cannot be used (key mismatch, unparsable).
+        """
+
+    def identity_drop(self, workload: str) -> None:
+        """Forgets the certificate; the next handshake asks for it."""
+
+    # --- questions
+
+    @property
+    def question_fd(self) -> int:
+        """Readable while questions wait."""
+
+    def recv_questions(self, limit: int) -> list[Question]:
+        """At most `limit` questions, oldest first."""
+
+    def reply(self, question: int, verdict: Verdict) -> None:
+        """Answers a question; an id that is no longer open is ignored."""
+
+    # --- epochs and live flows
+
+    def epoch(self) -> Epoch:
+        """The current versions; to be read before evaluating."""
+
+    def epoch_bump(self, *, discovery: bool = False, policy: bool = False) -> None:
+        """Makes verdicts of older versions misses."""
+
+    def live_keys(self, workload: str) -> Mapping[int, InboundKey | PassthroughKey]:
+        """Connection id to complete key of every live inbound connection, also while dialling."""
+
+    def conn_kill(self, conns: Sequence[int], reason: Reason) -> None:
+        """Ends connections with `reason`; unknown ids are ignored."""
+
+    # --- looking
+
+    def connections(self) -> list[ConnView]:
+        """What lives."""
+
+    def tunnels(self) -> list[TunnelView]:
+        """HBONE connections of both directions."""
+
+    def debug_counts(self) -> Mapping[str, int]:
+        """Live objects by kind; all zero after `stop`."""
+
+    # --- numbers and records
+
+    def slots(self) -> Mapping[TrafficLabels, SlotCounts]:
+        """Traffic counters by label set, as of now."""
+
+    def events(self) -> Mapping[str, int]:
+        """Event counters by name (`accept_emfile`, `sockets_opened_source`, ..), as of now."""
+
+    @property
+    def record_fd(self) -> int:
+        """Readable while records wait."""
+
+    def recv_records(self, limit: int) -> list[Record]:
+        """At most `limit` records, oldest first."""

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides connections captured on 15001: where to go, and how.
+
+In order (spec dataplane, section 2.3): a call to the proxy itself is refused; a service with a
+waypoint goes there; what answers for the address is found; what nobody answers for passes
+through; a workload that was called by its own address goes through its own waypoint; the rest is
+dialled directly. A destination that must not be dialled directly never is: what does not resolve
+is a denial.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ztunnel_py.decide import baggage, labels, upstream, waypoint
+from ztunnel_py.decide.balance import Mode
+from ztunnel_py.decide.refusal import Refused, denial, epoch
+from ztunnel_py.decide.verdict import Action, Hop, HopProtocol, Verdict
+from ztunnel_py.errors import Reason
+from ztunnel_py.state.address import NetworkAddress, SockAddr
+from ztunnel_py.state.service import Service
+from ztunnel_py.state.workload import Protocol, WorkloadInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ztunnel_py.decide.key import OutboundKey
+    from ztunnel_py.decide.settings import Settings
+    from ztunnel_py.decide.upstream import Upstream
+    from ztunnel_py.identity.spiffe import Identity
+    from ztunnel_py.state.address import Ip
+    from ztunnel_py.state.store import Store
+    from ztunnel_py.state.workload import GatewayAddress, Workload
+
+_WEIGHT_SCALE = 1 << 32
+
+
+class _Leg(NamedTuple):
+    """A hop before its labels and its final weight."""
+
+    protocol: HopProtocol
+    address: SockAddr
+    workload: Workload | None = None
+    service: Service | None = None
+    """The one that the connection was meant for; never the waypoint's."""
+    authority: str = ""
+    sans: tuple[Identity, ...] = ()
+    weight: float = 1
+
+
+def is_self_call(settings: Settings, destination: SockAddr) -> bool:
+    """Whether an application calls the proxy's own listeners on loopback."""
+    return destination.port in settings.illegal_ports and destination.ip.is_loopback
+
+
+def decide(
+    store: Store, settings: Settings, key: OutboundKey, local: Workload | WorkloadInfo
+) -> Verdict:
+    """The verdict for `key`; `local` is the workload that connects, or how it was asked for.
+
+    All usable endpoints become hops, so that a cached verdict keeps balancing.
+    """
+    try:
+        if is_self_call(settings, key.dst):
+            raise Refused(Reason.SELF_CALL)
+        if isinstance(local, WorkloadInfo):
+            raise Refused(Reason.UNKNOWN_WORKLOAD, str(local))
+        return _Decision(store, settings, key, local).verdict()
+    except Refused as refused:
+        return denial(store, local, refused)
+
+
+class _Decision:
+    """The steps of one decision, in order."""
+
+    def __init__(self, store: Store, settings: Settings, key: OutboundKey, local: Workload) -> None:
+        self._store = store
+        self._settings = settings
+        self._key = key
+        self._dst = key.dst
+        self._local = local
+        self._uses_source = False
+
+    def verdict(self) -> Verdict:
+        local, dst = self._local, self._dst
+        address = NetworkAddress(self._settings.network, dst.ip)
+        found = self._store.at(address, local.namespace)
+        service = found if isinstance(found, Service) else None
+        if service is not None and (waypoints := waypoint.of_service(service)):
+            return self._forward(self._through(waypoints, service), service)
+
+        address = NetworkAddress(local.network, dst.ip)
+        upstreams = upstream.find(self._store, local, address, dst.port, Mode.STANDARD)
+        if upstreams:
+            legs = _usable(self._legs(u, service) for u in upstreams)
+            return self._forward(legs, upstreams[0].service)
+        if service is not None and not service.is_passthrough:
+            raise Refused(Reason.NO_HEALTHY_UPSTREAM, str(dst))
+        return self._forward([_Leg(HopProtocol.TCP, dst)], None)
+
+    def _legs(self, found: Upstream, service: Service | None) -> Iterator[_Leg]:
+        """How to go to one upstream: directly, or through the waypoint of a called workload."""
+        workload = found.workload
+        if workload.network != self._local.network:
+            raise self._cross_network(workload, service)
+        if service is None and workload.waypoint is not None:
+            self._uses_source = True
+            if not waypoint.is_source(self._store, workload, self._local, self._key.src):
+                via = self._through([(workload.waypoint, 1)], found.service)
+                yield from _shared(via, found.weight)
+                return
+        ip = upstream.select_ip(found, self._dst.ip)
+        target = SockAddr(ip, found.port)
+        if workload.protocol is Protocol.HBONE:
+            yield self._hbone(found, ip, self._settings.inbound_port, str(target), found.service)
+        else:
+            yield _Leg(HopProtocol.TCP, target, workload, found.service, weight=found.weight)
+
+    def _through(
+        self, waypoints: list[tuple[GatewayAddress, int]], service: Service | None
+    ) -> list[_Leg]:
+        """How to go to waypoints: always HBONE, and the authority is what was asked for."""
+
+        def legs(reference: GatewayAddress, weight: int) -> Iterator[_Leg]:
+            found, original = waypoint.resolve(self._store, self._local, reference, self._dst.ip)
+            hops = _usable(self._to_waypoint(u, original, service) for u in found)
+            yield from hops if len(waypoints) == 1 else _shared(hops, weight)
+
+        return _usable(legs(reference, weight) for reference, weight in waypoints)
+
+    def _to_waypoint(
+        self, found: Upstream, original: Ip, service: Service | None
+    ) -> Iterator[_Leg]:
+        if found.workload.network != self._local.network:
+            raise self._cross_network(found.workload, service)
+        ip = upstream.select_ip(found, original)
+        yield self._hbone(found, ip, found.port, str(self._dst), service)
+
+    def _hbone(
+        self, found: Upstream, ip: Ip, port: int, authority: str, service: Service | None
+    ) -> _Leg:
+        sans = found.service.sans if found.service is not None else ()
+        return _Leg(
+            HopProtocol.HBONE,
+            SockAddr(ip, port),
+            found.workload,
+            service,
+            authority,
+            (*sans, found.workload.identity),
+            found.weight,
+        )
+
+    def _cross_network(self, workload: Workload, service: Service | None) -> Refused:
+        """Why another network cannot be reached: through gateways only, and for services only."""
+        if service is None:
+            return Refused(Reason.NO_SERVICE, str(self._dst))
+        if workload.network_gateway is None:
+            return Refused(Reason.NO_ROUTE, str(workload))
+        detail = f"network gateway {workload.network_gateway} needs double HBONE"
+        return Refused(Reason.UNKNOWN_GATEWAY, detail)
+
+    def _forward(self, legs: list[_Leg], service: Service | None) -> Verdict:
+        local = self._local
+        plain = labels.known(local, None)
+        proved = plain._replace(principal=str(local.identity))
+        sources = {HopProtocol.TCP: plain, HopProtocol.HBONE: proved}
+        return Verdict(
+            Action.FORWARD,
+            hops=tuple(
+                _hop(leg, sources[leg.protocol], weight)
+                for leg, weight in zip(legs, _whole(legs), strict=True)
+            ),
+            headers=(("baggage", baggage.render(local)),),
+            forwarded_host=service.hostname if service is not None else "",
+            workload=f"{local.namespace}/{local.name}",
+            epoch=epoch(self._store),
+            uses_source=self._uses_source,
+        )
+
+
+def _usable(ways: Iterable[Iterable[_Leg]]) -> list[_Leg]:
+    """The legs of all ways that can be gone; if there is none, the first obstacle is raised."""
+    legs: list[_Leg] = []
+    obstacle: Refused | None = None
+    for way in ways:
+        try:
+            legs.extend(way)
+        except Refused as refused:
+            obstacle = obstacle or refused
+    if not legs and obstacle is not None:
+        raise obstacle
+    return legs
+
+
+def _shared(legs: list[_Leg], weight: float) -> list[_Leg]:
+    """`legs` with their weights scaled to the sum `weight`."""
+    total = sum(leg.weight for leg in legs)
+    return [leg._replace(weight=leg.weight * weight / total) for leg in legs]
+
+
+def _whole(legs: list[_Leg]) -> list[int]:
+    """The legs' weights as whole numbers: unchanged if they are whole, else finely scaled."""
+    weights = [leg.weight for leg in legs]
+    if all(isinstance(weight, int) for weight in weights):
+        return [int(weight) for weight in weights]
+    unit = _WEIGHT_SCALE / max(weights)
+    return [max(1, round(weight * unit)) for weight in weights]
+
+
+def _hop(leg: _Leg, source: labels.Side, weight: int) -> Hop:
+    is_mutual_tls = leg.protocol is not HopProtocol.TCP
+    workload = leg.workload
+    side = labels.NOBODY if workload is None else labels.known(workload, workload.identity)
+    return Hop(
+        leg.protocol,
+        leg.address,
+        labels.traffic("source", source, side, leg.service, is_mutual_tls),
+        labels.log_fields(source, side, leg.service, is_mutual_tls),
+        weight,
+        leg.authority,
+        leg.sans,
+    )

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the program ends: signals, and the drain with its deadline.
+
+Source: spec identity-ops, section D.6, and dataplane, section 10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from typing import TYPE_CHECKING
+
+from ztunnel_py.clock import within
+from ztunnel_py.dataplane.abc import DrainMode
+from ztunnel_py.telemetry.log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ztunnel_py.clock import Clock
+    from ztunnel_py.dataplane.abc import DataPlane
+
+log = logger("ztunnel::app")
+
+
+class Shutdown:
+    """Somebody wants the program to end, gracefully."""
+
+    def __init__(self, flush_logs: Callable[[], None]) -> None:
+        self._flush_logs = flush_logs
+        self._wanted = asyncio.Event()
+        self._was_interrupted = False
+
+    def install(self) -> None:
+        """Handles SIGTERM and SIGINT; last of all, so that an earlier signal just ends us."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.request, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+
+    def request(self, why: str) -> None:
+        """Begins the shutdown; again is the same."""
+        if not self._wanted.is_set():
+            log.info(f"received {why}, shutting down")
+            self._wanted.set()
+
+    async def wanted(self) -> None:
+        """Returns when the program is to end."""
+        await self._wanted.wait()
+
+    def _interrupt(self) -> None:
+        if self._was_interrupted:
+            self._flush_logs()
+            os._exit(0)
+        self._was_interrupted = True
+        self.request("SIGINT")
+
+
+async def drain(plane: DataPlane, clock: Clock, deadline_s: float) -> None:
+    """Lets connections finish for `deadline_s`, then ends them."""
+    plane.drain(None, DrainMode.GRACEFUL)
+    try:
+        await within(clock, deadline_s, plane.drained())
+    except TimeoutError:
+        log.warn("drain duration expired with pending connections, forcefully shutting down")
+
+
+def raise_file_limit() -> None:
+    """Raises the soft limit of open files to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warn(f"failed to set file descriptor limits: {error}")
+    else:
+        log.info(f"set file descriptor limits from {soft} to {hard}")

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Life of an outbound connection, in flow order.
+
+1. accepted on 15001 (or asked for on SOCKS5); nothing is read from it before step 5
+2. the verdict: where it goes, as whom, which identities are accepted there
+3. plain TCP: dial
+4. HBONE: a place on a pooled tunnel, or a new one: dial, TLS, check the server's identity;
+   then a CONNECT stream and its 200
+5. relayed until both directions are over
+"""
+
+from __future__ import annotations
+
+import errno
+import http
+import os
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+from ztunnel_py.clock import within
+from ztunnel_py.dataplane.abc import QuestionKind
+from ztunnel_py.decide.key import OutboundKey
+from ztunnel_py.decide.verdict import Action, HopProtocol
+from ztunnel_py.errors import Reason
+from ztunnel_py.reference import sock as sockets
+from ztunnel_py.reference.conn import EndedError
+from ztunnel_py.reference.io import SocketIo
+from ztunnel_py.reference.pool import PoolKey
+from ztunnel_py.reference.relay import Relay, os_error_text
+from ztunnel_py.reference.session import SessionError
+from ztunnel_py.reference.tls import IdentityMismatchError, Tls
+from ztunnel_py.reference.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from ztunnel_py.decide.verdict import Hop, Verdict
+    from ztunnel_py.reference.conn import Conn
+    from ztunnel_py.reference.engine import ReferenceEngine
+    from ztunnel_py.reference.io import Io
+    from ztunnel_py.reference.local import Local
+    from ztunnel_py.reference.pool import Lease
+    from ztunnel_py.reference.session import Headers
+    from ztunnel_py.reference.stream import Stream
+
+
+async def serve(engine: ReferenceEngine, local: Local, conn: Conn) -> tuple[Reason, str]:
+    """Serves one connection to its end; raises `EndedError` for an ending before the relay."""
+    key = OutboundKey(local.id, conn.src.ip, conn.original_dst)
+    verdict = await engine.ask(QuestionKind.OUTBOUND, local.id, key)
+    conn.steps.decided_ns = time.monotonic_ns()
+    if verdict.action is not Action.FORWARD:
+        for hop in verdict.hops:
+            conn.opened(verdict, hop, hop.address)
+        raise EndedError(verdict.reason, verdict.detail)
+
+    hop = engine.draw(verdict.hops)
+    conn.hbone_addr = hop.authority
+    conn.opened(verdict, hop, hop.address)
+    match hop.protocol:
+        case HopProtocol.TCP:
+            return await _serve_tcp(engine, conn, hop)
+        case HopProtocol.HBONE:
+            return await _serve_hbone(engine, local, conn, verdict, hop)
+        case HopProtocol.DOUBLE_HBONE:
+            raise EndedError(Reason.INTERNAL, "double HBONE is not available in this version")
+
+
+async def _serve_tcp(engine: ReferenceEngine, conn: Conn, hop: Hop) -> tuple[Reason, str]:
+    settings = engine.settings
+    try:
+        sock = await sockets.dial(
+            hop.address, settings.sockets, engine.clock, settings.connect_timeout_s
+        )
+    except OSError as error:
+        raise EndedError(Reason.IO, os_error_text(error)) from error
+    upstream = await SocketIo.attach(sock, engine.scratch)
+    return await _relay(engine, conn, upstream)
+
+
+async def _serve_hbone(
+    engine: ReferenceEngine, local: Local, conn: Conn, verdict: Verdict, hop: Hop
+) -> tuple[Reason, str]:
+    lease, stream = await _connect(engine, local, conn, verdict, hop)
+    try:
+        return await _relay(engine, conn, stream)
+    finally:
+        stream.close()
+        lease.give_back()
+
+
+async def _connect(
+    engine: ReferenceEngine, local: Local, conn: Conn, verdict: Verdict, hop: Hop
+) -> tuple[Lease, Stream]:
+    """A CONNECT stream that was answered with 200.
+
+    A pooled tunnel may be going away just as it is chosen. Its stream was not served then, nothing
+    of the user's was sent, and a new tunnel is tried once.
+    """
+    key = PoolKey(hop.sans, hop.address, conn.src.ip)
+    while True:
+        lease = await local.pool.lease(key, lambda: open_tunnel(engine, local, hop))
+        conn.steps.tunnel_ns = time.monotonic_ns()
+        conn.tunnel_reused = lease.is_reused
+        try:
+            stream = await _request(engine, lease.tunnel, conn, verdict, hop)
+        except SessionError as error:
+            is_going = not lease.tunnel.is_usable
+            lease.give_back()
+            if lease.is_reused and is_going:
+                continue
+            raise EndedError(Reason.H2, str(error)) from error
+        except BaseException:
+            lease.give_back()
+            raise
+        return lease, stream
+
+
+async def _request(
+    engine: ReferenceEngine, tunnel: Tunnel, conn: Conn, verdict: Verdict, hop: Hop
+) -> Stream:
+    limit = engine.settings.handshake_timeout_s
+    try:
+        stream = await within(
+            engine.clock, limit, tunnel.open(connect_headers(conn, verdict, hop.authority))
+        )
+    except TimeoutError as error:
+        raise EndedError(Reason.H2, f"no free stream within {limit:g} s") from error
+    try:
+        status, _ = await within(engine.clock, limit, stream.response)
+    except TimeoutError as error:
+        stream.close()
+        raise EndedError(Reason.H2, f"no response to CONNECT within {limit:g} s") from error
+    except BaseException:
+        stream.close()
+        raise
+    if status != http.HTTPStatus.OK:
+        stream.close()
+        raise EndedError(Reason.BAD_STATUS, status_text(status))
+    return stream
+
+
+def connect_headers(conn: Conn, verdict: Verdict, authority: str) -> Headers:
+    """The CONNECT request (spec dataplane, section 2.9)."""
+    forwarded = f'for="{conn.src}"'
+    if verdict.forwarded_host:
+        forwarded += f";host={verdict.forwarded_host}"
+    return [
+        (":method", "CONNECT"),
+        (":authority", authority),
+        *verdict.headers,
+        ("forwarded", forwarded),
+        ("traceparent", f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"),
+    ]
+
+
+def status_text(status: int) -> str:
+    """`401 Unauthorized`."""
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} <unknown status code>"
+
+
+async def open_tunnel(engine: ReferenceEngine, local: Local, hop: Hop) -> Tunnel:
+    """Dials the next hop, and believes it only with one of the expected identities."""
+    settings = engine.settings
+    contexts = await engine.contexts(local, Reason.IDENTITY)
+    try:
+        sock = await sockets.dial(
+            hop.address, settings.sockets, engine.clock, settings.connect_timeout_s
+        )
+    except OSError as error:
+        is_timeout = isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT
+        reason = Reason.HBONE_TIMEOUT if is_timeout else Reason.IO
+        raise EndedError(reason, os_error_text(error)) from error
+    tunnel = Tunnel(
+        Tls(contexts.client, is_client=True),
+        lambda tls: tls.check_server(hop.sans),
+        settings,
+        engine.clock,
+        engine.scratch,
+        is_client=True,
+    )
+    await Tunnel.attach(tunnel, sock)
+    try:
+        await within(engine.clock, settings.handshake_timeout_s, tunnel.established)
+    except TimeoutError as error:
+        tunnel.abort()
+        raise EndedError(Reason.IO, "tls handshake timed out") from error
+    except (ssl.SSLError, IdentityMismatchError) as error:
+        raise EndedError(Reason.IO, tls_text(error)) from error
+    except OSError as error:
+        raise EndedError(Reason.IO, os_error_text(error)) from error
+    except BaseException:
+        tunnel.abort()
+        raise
+    engine.track_tunnel(local, tunnel, hop.address)
+    return tunnel
+
+
+def tls_text(error: Exception) -> str:
+    """What the TLS library says, without its file and line."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"invalid peer certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return str(error)
+
+
+async def _relay(engine: ReferenceEngine, conn: Conn, upstream: Io) -> tuple[Reason, str]:
+    conn.steps.connected_ns = time.monotonic_ns()
+    try:
+        client = await SocketIo.attach(conn.take_sock(), engine.scratch)
+    except BaseException:
+        upstream.close()
+        raise
+    return await Relay(client, upstream, conn.count_upstream, conn.count_downstream).run()

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets: listening, accepted, dialled; original destination; the client's own address.
+
+Source: spec dataplane, sections 1.4 to 1.7, and redirection, section 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from ztunnel_py.clock import within
+from ztunnel_py.state.address import SockAddr, canonical
+
+if TYPE_CHECKING:
+    from ztunnel_py.clock import Clock
+    from ztunnel_py.dataplane.abc import SocketOptions
+    from ztunnel_py.state.address import Ip
+
+BACKLOG = 128
+
+_SO_ORIGINAL_DST = 80
+_IP_FREEBIND = 15
+_IP_TRANSPARENT = 19
+_IP_BIND_ADDRESS_NO_PORT = 24
+_IPV6_TRANSPARENT = 75
+_IPV6_FREEBIND = 78
+_SOURCE_PORT_TRIES = 5
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A bound, listening, non-blocking socket. `::` also takes IPv4.
+
+    Raises:
+        OSError: the port is taken, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def make_transparent(sock: socket.socket) -> bool:
+    """Sets IP_TRANSPARENT, which tells whether client addresses can be kept; False if denied."""
+    try:
+        sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
+    except OSError:
+        return False
+    return True
+
+
+def set_accepted_options(sock: socket.socket, options: SocketOptions, *, keepalive: bool) -> None:
+    """NODELAY, and keepalive where no HTTP/2 PING watches the connection.
+
+    Raises:
+        OSError: the connection is already gone.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if keepalive:
+        with contextlib.suppress(OSError):
+            _set_keepalive(sock, options)
+
+
+def _set_keepalive(sock: socket.socket, options: SocketOptions) -> None:
+    if options.keepalive:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, options.keepalive_time_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, options.keepalive_interval_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, options.keepalive_retries)
+    if options.user_timeout:
+        limit = options.keepalive_time_s + options.keepalive_retries * options.keepalive_interval_s
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit * 1000)
+
+
+def original_destination(sock: socket.socket) -> SockAddr:
+    """Where the client meant to go before redirection; its local address if there was none."""
+    with contextlib.suppress(OSError):
+        raw = sock.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
+        (port,) = struct.unpack_from("!H", raw, 2)
+        return SockAddr(ipaddress.IPv4Address(raw[4:8]), port)
+    with contextlib.suppress(OSError):
+        raw = sock.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28)
+        (port,) = struct.unpack_from("!H", raw, 2)
+        return SockAddr(canonical(ipaddress.IPv6Address(raw[8:24])), port)
+    return SockAddr.of(sock.getsockname())
+
+
+async def dial(
+    target: SockAddr,
+    options: SocketOptions,
+    clock: Clock,
+    timeout_s: float,
+    source: SockAddr | None = None,
+) -> socket.socket:
+    """Connects to `target`, from the client's address if `source` is given.
+
+    `source` is the client's address and port. Its address is bound unless it is the target's own;
+    its port is never used: the redirected connection of the client owns that tuple.
+
+    Raises:
+        OSError: the connection failed.
+        TimeoutError: not connected after `timeout_s`; its text is `deadline has elapsed`.
+    """
+    return await within(clock, timeout_s, _dial_from(target, options, source))
+
+
+async def _dial_from(
+    target: SockAddr, options: SocketOptions, source: SockAddr | None
+) -> socket.socket:
+    for _ in range(_SOURCE_PORT_TRIES):
+        sock = await _dial_once(target, options, source)
+        if source is None or SockAddr.of(sock.getsockname()) != source:
+            return sock
+        sock.close()
+    raise OSError(errno.EADDRINUSE, "the kernel keeps choosing the client's own source port")
+
+
+async def _dial_once(
+    target: SockAddr, options: SocketOptions, source: SockAddr | None
+) -> socket.socket:
+    family = socket.AF_INET6 if target.ip.version == 6 else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):
+            _set_keepalive(sock, options)
+        if options.mark is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, options.mark)
+        if source is not None and source.ip != target.ip:
+            _bind_as(sock, source.ip, target.ip)
+        await asyncio.get_running_loop().sock_connect(sock, (str(target.ip), target.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_as(sock: socket.socket, source: Ip, target: Ip) -> None:
+    """Binds to an address that is not ours, port unchosen. Failure leaves the socket unbound.
+
+    The port is chosen at connect (IP_BIND_ADDRESS_NO_PORT), by the full tuple. The application is
+    local, so the connection runs over `lo`; a socket tied to `lo` may reuse one in TIME_WAIT after
+    a second, and without both options 28,000 connections a minute from one client are the end.
+    """
+    with contextlib.suppress(OSError):
+        if source.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_TRANSPARENT, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            sock.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
+            sock.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            if _is_local(target):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        sock.bind((str(source), 0))
+
+
+def _is_local(ip: Ip) -> bool:
+    """The address belongs to this namespace: an ordinary socket can be bound to it."""
+    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(ip), 0))
+        except OSError:
+            return False
+    return True

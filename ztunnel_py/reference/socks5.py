@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SOCKS5 on 127.0.0.1:15080: the destination comes from the client instead of the kernel.
+
+Source: spec dataplane, section 11. Success is answered before anything is contacted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from typing import TYPE_CHECKING
+
+from ztunnel_py.clock import within
+from ztunnel_py.state.address import SockAddr
+
+if TYPE_CHECKING:
+    import socket
+
+    from ztunnel_py.clock import Clock
+
+_VERSION = 5
+_NO_AUTHENTICATION = 0
+_CONNECT = 1
+_IPV4, _HOSTNAME, _IPV6 = 1, 3, 4
+_GENERAL_FAILURE, _UNSUPPORTED = 1, 7
+_SUCCESS = b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+
+
+class NegotiationError(Exception):
+    """The client does not get through; `code` is what it was told."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+async def negotiate(sock: socket.socket, clock: Clock, limit_s: float) -> SockAddr:
+    """Reads exactly the negotiation from a connected socket and answers it.
+
+    Returns the destination asked for. Nothing beyond the negotiation is read.
+
+    Raises:
+        NegotiationError: refused; the reply has been sent.
+    """
+    try:
+        target = await within(clock, limit_s, _converse(sock))
+    except (OSError, EOFError) as error:
+        await _refuse(sock, _GENERAL_FAILURE)
+        raise NegotiationError(_GENERAL_FAILURE, str(error)) from error
+    except NegotiationError as error:
+        await _refuse(sock, error.code)
+        raise
+    await asyncio.get_running_loop().sock_sendall(sock, _SUCCESS)
+    return target
+
+
+async def _converse(sock: socket.socket) -> SockAddr:
+    version, n_methods = await _read(sock, 2)
+    if version != _VERSION or n_methods == 0:
+        raise NegotiationError(_UNSUPPORTED, f"version {version}, {n_methods} methods")
+    if _NO_AUTHENTICATION not in await _read(sock, n_methods):
+        raise NegotiationError(_UNSUPPORTED, "the client insists on authentication")
+    await asyncio.get_running_loop().sock_sendall(sock, bytes([_VERSION, _NO_AUTHENTICATION]))
+    version, command = await _read(sock, 2)
+    if version != _VERSION or command != _CONNECT:
+        raise NegotiationError(_UNSUPPORTED, f"version {version}, command {command}")
+    _, kind = await _read(sock, 2)
+    if kind == _IPV4:
+        raw = await _read(sock, 4)
+    elif kind == _IPV6:
+        raw = await _read(sock, 16)
+    elif kind == _HOSTNAME:
+        raise NegotiationError(_UNSUPPORTED, "hostnames need the DNS proxy, which is off")
+    else:
+        raise NegotiationError(_UNSUPPORTED, f"address type {kind}")
+    port = int.from_bytes(await _read(sock, 2), "big")
+    return SockAddr(ipaddress.ip_address(raw), port)
+
+
+async def _read(sock: socket.socket, length: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    found = b""
+    while len(found) < length:
+        piece = await loop.sock_recv(sock, length - len(found))
+        if not piece:
+            raise EOFError("the client hung up")
+        found += piece
+    return found
+
+
+async def _refuse(sock: socket.socket, code: int) -> None:
+    reply = bytes([_VERSION, code, 0, _IPV4, 0, 0, 0, 0, 0, 0])
+    try:
+        await asyncio.get_running_loop().sock_sendall(sock, reply)
+    except OSError:
+        return  # it is gone; there is nobody to tell

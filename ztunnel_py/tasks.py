@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Background tasks that are kept, reported if they fail, and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import TYPE_CHECKING
+
+from ztunnel_py.telemetry.log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+log = logger("ztunnel::app")
+
+
+class Tasks:
+    """The only place that starts tasks outside the engines: none is lost, none fails silently."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Runs `work` in the background."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Cancels what runs and waits for it."""
+        for task in self._running:
+            task.cancel()
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            stack = "".join(traceback.format_exception(error))
+            log.error("a background task failed", {"stack": stack})

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics text: OpenMetrics 1.0, made from the engine's counters at each scrape.
+
+Written here rather than by prometheus-client's exposition, because that sorts labels, prints
+counters as floats and prints families that have no samples; dashboards and the reference agree on
+the form below. Source: spec dataplane, sections 12.1 to 12.3; identity-ops, E.1 and E.2.
+
+    process_*                    descriptors of this process
+    istio_build                  which Istio version this reports itself as
+    istio_tcp_*                  traffic by label set
+    ztunnel_py_events_total      ours: event counters of the engine by name
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ztunnel_py.decide.verdict import UNKNOWN, TrafficLabels
+from ztunnel_py.errors import Flag
+from ztunnel_py.telemetry.log import logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ztunnel_py.dataplane.counters import SlotCounts
+
+_FD_DIRECTORY = "/dev/fd"
+_REPORTERS = ("source", "destination")
+_SECURITY = TrafficLabels._fields.index("connection_security_policy")
+_log = logger("ztunnel::metrics")
+
+
+class Counters(Protocol):
+    """The part of an engine that metrics read."""
+
+    def slots(self) -> Mapping[TrafficLabels, SlotCounts]:
+        """Traffic counters by label set."""
+
+    def events(self) -> Mapping[str, int]:
+        """Event counters by name."""
+
+
+class Sample(NamedTuple):
+    """One line: labels as text between braces, value."""
+
+    labels: str
+    value: int
+
+
+class Family(NamedTuple):
+    """A metric: name without `_total`, type, help and its samples."""
+
+    name: str
+    type: str
+    help: str
+    samples: Iterable[Sample]
+
+
+def render(families: Iterable[Family]) -> str:
+    """The exposition of all families that have samples, ended by `# EOF`."""
+    lines: list[str] = []
+    for name, type_, help_, samples in families:
+        suffix = "_total" if type_ == "counter" else ""
+        text = [
+            f"{name}{suffix}{{{labels}}} {value}" if labels else f"{name}{suffix} {value}"
+            for labels, value in samples
+        ]
+        if text:
+            lines += (f"# HELP {name} {help_}", f"# TYPE {name} {type_}", *text)
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """`name="value"` pairs, comma separated, in the mapping's order."""
+    return ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
+
+
+def families(counters: Counters, istio_version: str) -> Iterator[Family]:
+    """All families in the order of the exposition."""
+    yield from _process()
+    build = labels_text({"component": "ztunnel", "tag": istio_version})
+    yield Family("istio_build", "gauge", "Istio component build info.", [Sample(build, 1)])
+    events = counters.events()
+    yield from _traffic(counters.slots())
+    yield _sockets(events)
+    yield Family(
+        "ztunnel_py_events",
+        "counter",
+        "Events of the data plane by name (unstable).",
+        [Sample(labels_text({"event": name}), count) for name, count in sorted(events.items())],
+    )
+
+
+def _process() -> Iterator[Family]:
+    try:
+        # The listing itself holds a descriptor.
+        opened = len(os.listdir(_FD_DIRECTORY)) - 1
+    except OSError as error:
+        _log.error(f"cannot list {_FD_DIRECTORY}: {error}")
+        opened = 0
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    yield Family("process_open_fds", "gauge", "Open file descriptors", [Sample("", opened)])
+    yield Family("process_max_fds", "gauge", "Limit of open file descriptors", [Sample("", limit)])
+
+
+def _traffic(slots: Mapping[TrafficLabels, SlotCounts]) -> Iterator[Family]:
+    opened, closed, failed, received, sent = [], [], [], [], []
+    for labels, counts in slots.items():
+        if not counts.opened:
+            continue  # a series begins with the first connection
+        text = _traffic_labels(labels, Flag.NONE)
+        opened.append(Sample(text, counts.opened))
+        received.append(Sample(text, counts.received))
+        sent.append(Sample(text, counts.sent))
+        for flag, count in counts.closed.items():
+            sample = Sample(_traffic_labels(labels, flag), count)
+            closed.append(sample)
+            if flag is not Flag.NONE:
+                failed.append(sample)
+    for name, help_, samples in (
+        ("connections_opened", "TCP connections opened.", opened),
+        ("connections_closed", "TCP connections closed.", closed),
+        ("received_bytes", "Bytes from client to upstream.", received),
+        ("sent_bytes", "Bytes from upstream to client.", sent),
+        ("connections_failed", "TCP connections that ended with an error (unstable).", failed),
+    ):
+        yield Family(f"istio_tcp_{name}", "counter", help_, samples)
+
+
+def _sockets(events: Mapping[str, int]) -> Family:
+    """Accepted sockets that are open: the difference of two counters that only grow."""
+    samples = [
+        Sample(
+            f'reporter="{reporter}"',
+            events[opened] - events.get(f"sockets_closed_{reporter}", 0),
+        )
+        for reporter in _REPORTERS
+        if (opened := f"sockets_opened_{reporter}") in events
+    ]
+    help_ = "Accepted TCP sockets that are open (unstable)."
+    return Family("istio_tcp_sockets_open", "gauge", help_, samples)
+
+
+@functools.lru_cache(maxsize=16_384)  # about 20 MB when full
+def _traffic_labels(labels: TrafficLabels, flag: Flag) -> str:
+    values = {name: value or UNKNOWN for name, value in labels._asdict().items()}
+    inserted = {"request_protocol": "tcp", "response_flags": flag.value}
+    names = TrafficLabels._fields
+    before = {name: values[name] for name in names[:_SECURITY]}
+    after = {name: values[name] for name in names[_SECURITY:]}
+    return labels_text(before | inserted | after)
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
