@@ -30,6 +30,7 @@ from ztunnel_py.errors import Reason
 from ztunnel_py.reference import inbound, outbound, socks5
 from ztunnel_py.reference import sock as sockets
 from ztunnel_py.reference.accept import Listener
+from ztunnel_py.reference.churn import Churn
 from ztunnel_py.reference.conn import Conn, EndedError
 from ztunnel_py.reference.io import MAX_READ
 from ztunnel_py.reference.local import Local
@@ -64,6 +65,7 @@ class ReferenceEngine:
 
     def __init__(self, clock: Clock | None = None, rng: random.Random | None = None) -> None:
         self.clock: Clock = clock or LoopClock()
+        self.churn = Churn(self.clock)
         self.scratch = memoryview(bytearray(MAX_READ))
         self._rng = rng or random.SystemRandom()
         self._ids = itertools.count(1)

@@ -168,10 +168,16 @@ async def _dial(engine: ReferenceEngine, local: Local, conn: Conn, hop: Hop, rol
     source = conn.src if hop.keep_source and local.is_transparent(role) else None
     try:
         sock = await sockets.dial(
-            hop.address, settings.sockets, engine.clock, settings.connect_timeout_s, source
+            hop.address,
+            settings.sockets,
+            engine.clock,
+            settings.connect_timeout_s,
+            source,
+            is_busy=engine.churn.is_busy(conn.src.ip, hop.address),
         )
     except OSError as error:
         raise EndedError(Reason.APP_CONNECT, os_error_text(error)) from error
+    engine.churn.count(conn.src.ip, hop.address)
     conn.steps.connected_ns = time.monotonic_ns()
     return await SocketIo.attach(sock, engine.scratch)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from ztunnel_py.errors import Reason
@@ -26,7 +27,7 @@ def os_error_text(error: OSError) -> str:
     """The error as ztunnel words it: `Connection refused (os error 111)`."""
     if error.errno is None:
         return str(error) or type(error).__name__
-    return f"{error.strerror} (os error {error.errno})"
+    return f"{os.strerror(error.errno)} (os error {error.errno})"
 
 
 class Direction:

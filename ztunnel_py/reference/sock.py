@@ -102,24 +102,27 @@ async def dial(
     clock: Clock,
     timeout_s: float,
     source: SockAddr | None = None,
+    *,
+    is_busy: bool = False,
 ) -> socket.socket:
     """Connects to `target`, from the client's address if `source` is given.
 
     `source` is the client's address and port. Its address is bound unless it is the target's own;
-    its port is never used: the redirected connection of the client owns that tuple.
+    its port is never used: the redirected connection of the client owns that tuple. `is_busy` says
+    that this pair uses up ports (see `Churn`).
 
     Raises:
         OSError: the connection failed.
         TimeoutError: not connected after `timeout_s`; its text is `deadline has elapsed`.
     """
-    return await within(clock, timeout_s, _dial_from(target, options, source))
+    return await within(clock, timeout_s, _dial_from(target, options, source, is_busy=is_busy))
 
 
 async def _dial_from(
-    target: SockAddr, options: SocketOptions, source: SockAddr | None
+    target: SockAddr, options: SocketOptions, source: SockAddr | None, *, is_busy: bool
 ) -> socket.socket:
     for _ in range(_SOURCE_PORT_TRIES):
-        sock = await _dial_once(target, options, source)
+        sock = await _dial_once(target, options, source, is_busy=is_busy)
         if source is None or SockAddr.of(sock.getsockname()) != source:
             return sock
         sock.close()
@@ -127,7 +130,7 @@ async def _dial_from(
 
 
 async def _dial_once(
-    target: SockAddr, options: SocketOptions, source: SockAddr | None
+    target: SockAddr, options: SocketOptions, source: SockAddr | None, *, is_busy: bool
 ) -> socket.socket:
     family = socket.AF_INET6 if target.ip.version == 6 else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -138,7 +141,7 @@ async def _dial_once(
         if options.mark is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, options.mark)
         if source is not None and source.ip != target.ip:
-            _bind_as(sock, source.ip, target.ip)
+            _bind_as(sock, source.ip, target.ip, is_busy=is_busy)
         await asyncio.get_running_loop().sock_connect(sock, (str(target.ip), target.port))
     except BaseException:
         sock.close()
@@ -146,12 +149,12 @@ async def _dial_once(
     return sock
 
 
-def _bind_as(sock: socket.socket, source: Ip, target: Ip) -> None:
+def _bind_as(sock: socket.socket, source: Ip, target: Ip, *, is_busy: bool) -> None:
     """Binds to an address that is not ours, port unchosen. Failure leaves the socket unbound.
 
-    The port is chosen at connect (IP_BIND_ADDRESS_NO_PORT), by the full tuple. The application is
-    local, so the connection runs over `lo`; a socket tied to `lo` may reuse one in TIME_WAIT after
-    a second, and without both options 28,000 connections a minute from one client are the end.
+    The port is chosen at connect, by the full tuple. The application is local, so its connection
+    runs over `lo`: tying the socket to it lets the kernel reuse ports in TIME_WAIT. IPv6 finds no
+    route to a local address through `lo`, so there it cannot be done.
     """
     with contextlib.suppress(OSError):
         if source.version == 6:
@@ -162,7 +165,7 @@ def _bind_as(sock: socket.socket, source: Ip, target: Ip) -> None:
             sock.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            if _is_local(target):
+            if is_busy and source.version == 4 and _is_local(target):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
         sock.bind((str(source), 0))
 
