@@ -82,9 +82,9 @@ def _variable(text: str) -> ProxyConfig:
 
 
 def _parse(text: str) -> object:
-    from ztunnel_py.xds import tree  # loads PyYAML, which most starts do not need here
+    from ztunnel_py import yaml_tree  # loads PyYAML, which most starts do not need here
 
-    return tree.parse(text)
+    return yaml_tree.parse(text)
 
 
 def _proxy_config(value: object) -> ProxyConfig:

@@ -314,6 +314,7 @@ def _stay(demo: DemoMesh, screen: Screen) -> None:
             return shlex.join(["ip", "netns", "exec", space.netns, *argv])
         return shlex.join(space.command(argv))
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for `demo &`
     screen.title("Try, from another shell; Ctrl-C here ends the mesh")
     url = f"http://{VIP}:{VIP_PORT}/hello"
     screen.line(command("client", "curl", url))

@@ -35,6 +35,7 @@ NAMESPACE = "demo"
 POLICY = "demo/web-callers"
 PODS = {"client": "node-a", "server": "node-b", "intruder": "node-b"}
 VIP = "10.96.0.10"
+VIP6 = "fd96::10"
 VIP_PORT = 80
 APP_PORT = 8080
 BULK_BYTES = 256 << 20
@@ -91,9 +92,20 @@ class Reply:
 class DemoMesh:
     """Pods, proxies and the application, from `with` to the end of its block."""
 
-    def __init__(self, break_: str | None = None, proxy: Sequence[str] = OUR_PROXY) -> None:
-        """Plans it. `break_` leaves one piece out: `policy`, or HBONE (`plaintext`)."""
+    def __init__(
+        self,
+        break_: str | None = None,
+        *,
+        proxy: Sequence[str] = OUR_PROXY,
+        outsiders: Mapping[str, str] | None = None,
+    ) -> None:
+        """Plans it.
+
+        `break_` leaves one piece out: `policy`, or HBONE (`plaintext`). `outsiders` are more pods,
+        by node, that have no proxy and that nobody knows of.
+        """
         self._break = break_
+        self._outsiders = outsiders or {}
         self._proxy = proxy
         self._stack = contextlib.ExitStack()
         self.journals: dict[str, Journal] = {}
@@ -107,12 +119,12 @@ class DemoMesh:
         """
         with contextlib.ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ztunnel-")))
-            self.mesh = stack.enter_context(Mesh(PODS))
+            self.mesh = stack.enter_context(Mesh({**PODS, **self._outsiders}))
             self._write_files()
             app = self._start_app()
-            proxies = {name: self._start_proxy(pod) for name, pod in self.mesh.pods.items()}
-            for pod in self.mesh.pods.values():
-                pod.enrol()
+            proxies = {name: self._start_proxy(self.mesh.pod(name)) for name in PODS}
+            for name in PODS:
+                self.mesh.pod(name).enrol()
             self._await(self.mesh.pod("server"), app, f"http://127.0.0.1:{APP_PORT}/", "app.log")
             for name, proxy in proxies.items():
                 ready = "http://127.0.0.1:15021/healthz/ready"
@@ -171,7 +183,8 @@ class DemoMesh:
         """The local state file: who is where, one service, one policy."""
         service = f"{NAMESPACE}/web.{NAMESPACE}.svc.cluster.local"
         workloads = []
-        for name, pod in self.mesh.pods.items():
+        for name in PODS:
+            pod = self.mesh.pod(name)
             is_server = name == "server"
             workload: dict[str, object] = {
                 "uid": f"demo//Pod/{NAMESPACE}/{name}",
@@ -182,7 +195,7 @@ class DemoMesh:
                 "workloadName": name,
                 "workloadType": "pod",
                 "canonicalName": name,
-                "workloadIps": [pod.ipv4],
+                "workloadIps": [pod.ipv4, pod.ipv6],
                 "node": pod.node,
                 "protocol": "TCP" if is_server and self._break == "plaintext" else "HBONE",
                 "services": {service: {VIP_PORT: APP_PORT}} if is_server else {},
@@ -194,7 +207,7 @@ class DemoMesh:
             "name": "web",
             "namespace": NAMESPACE,
             "hostname": service.partition("/")[2],
-            "vips": [f"/{VIP}"],
+            "vips": [f"/{VIP}", f"/{VIP6}"],
             "ports": {VIP_PORT: APP_PORT},
         }
         callers = {

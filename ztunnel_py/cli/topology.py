@@ -17,6 +17,7 @@ import secrets
 import signal
 import subprocess
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
@@ -32,6 +33,7 @@ NAME_PREFIX = "zt"
 NETNS_DIR = "/run/netns"
 COMMAND_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 3.0
+LINK_TIMEOUT_S = 5.0
 
 
 class TopologyError(Exception):
@@ -303,6 +305,10 @@ class Mesh:
                 ipv6=f"fd77:{subnet}::{i}",
             )
         self._batch(None, [f"netns add {space.netns}" for space in self._spaces()])
+        # no duplicate address detection: it would keep IPv6 waiting for two seconds
+        no_wait = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"
+        for space in self._spaces():
+            space.run(["sh", "-c", no_wait])
         for node in NODES:
             self._batch(node, self._node_lines(node))
         for pod in self.pods.values():
@@ -310,6 +316,11 @@ class Mesh:
         forward = "echo 1 > {0}/ipv4/ip_forward; echo 1 > {0}/ipv6/conf/all/forwarding"
         for node in NODES:
             self.nodes[node].run(["sh", "-ec", forward.format("/proc/sys/net")])
+        for node in NODES:
+            behind = [pod for pod in self.pods.values() if pod.node == node]
+            _await_links(self.nodes[node], ["wire", *(f"pod{i}" for i in range(len(behind)))])
+        for pod in self.pods.values():
+            _await_links(pod, ["eth0"])
 
     def _node_lines(self, node: str) -> Iterator[str]:
         here = NODES.index(node) + 1
@@ -319,7 +330,6 @@ class Mesh:
             yield f"link add wire type veth peer name wire netns {self.nodes[NODES[1]].netns}"
         yield f"addr add 10.77.0.{here}/24 dev wire"
         yield f"addr add fd77::{here}/64 dev wire nodad"
-        yield f"addr add fe80::{here}/64 dev wire nodad"  # a router asks neighbours with it
         yield "link set wire up"
         yield f"route add 10.77.{there}.0/24 via 10.77.0.{there}"
         yield f"route add fd77:{there}::/64 via fd77::{there}"
@@ -327,7 +337,6 @@ class Mesh:
             yield f"link add pod{i} type veth peer name eth0 netns {pod.netns}"
             yield f"addr add 10.77.{here}.1/32 dev pod{i}"
             yield f"addr add fd77:{here}::1/128 dev pod{i} nodad"
-            yield f"addr add fe80::{here}/64 dev pod{i} nodad"
             yield f"link set pod{i} up"
             yield f"route add {pod.ipv4}/32 dev pod{i}"
             yield f"route add {pod.ipv6}/128 dev pod{i}"
@@ -345,6 +354,20 @@ class Mesh:
         with _signals_wait():
             stop([program for space in self._spaces() for program in space.programs])
             remove(self.realm, [space.netns for space in self._spaces()])
+
+
+def _await_links(space: Namespace, names: Sequence[str]) -> None:
+    """Waits until the kernel has noticed that both ends of each link are up.
+
+    By itself it may take a second over that, and sends no IPv6 before. Asking for a single link
+    hurries it; listing all of them does not.
+    """
+    deadline = time.monotonic() + LINK_TIMEOUT_S
+    lines = "".join(f"link show dev {name}\n" for name in names)
+    while "state DOWN" in space.run(["ip", "-o", "-batch", "-"], text_in=lines).stdout:
+        if time.monotonic() > deadline:
+            raise TopologyError(f"a link of {space.name} did not come up")
+        time.sleep(0.01)
 
 
 def _pod_lines(subnet: int, pod: Pod) -> Iterator[str]:

@@ -138,10 +138,10 @@ def parse(text: str, source: str) -> LocalState:
     Raises:
         LocalStateError: naming source, entry and key.
     """
-    from ztunnel_py.xds import tree  # brings PyYAML, which a start without a file does not need
+    from ztunnel_py import yaml_tree  # brings PyYAML, which a start without a file does not need
 
     try:
-        value = tree.parse(text)
+        value = yaml_tree.parse(text)
         top = Fields({} if value is None else value, _TOP)
         return LocalState(
             tuple(_entries(top, "workloads", _workload)),

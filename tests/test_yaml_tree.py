@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztunnel_py.xds import tree
+from ztunnel_py import yaml_tree as tree
 
 
 @pytest.mark.parametrize(
