@@ -112,7 +112,7 @@ def _open_listeners(config: Config, plane: DataPlane, upcalls: Upcalls) -> None:
     try:
         bound = plane.workload_add(WorkloadSpec(workload, listeners))
     except OSError as error:
-        raise StartError(str(error)) from error
+        raise StartError(f"failed to bind to address {error.filename}: {error.strerror}") from error
     for role, address in bound.items():
         log.info(
             "listener established",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 NAMESPACE = "demo"
+SERVICE = "demo/web.demo.svc.cluster.local"
 POLICY = "demo/web-callers"
 PODS = {"client": "node-a", "server": "node-b", "intruder": "node-b"}
 VIP = "10.96.0.10"
@@ -39,7 +40,7 @@ VIP6 = "fd96::10"
 VIP_PORT = 80
 APP_PORT = 8080
 BULK_BYTES = 256 << 20
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 15.0
 LOG_TIMEOUT_S = 3.0
 OUR_PROXY = (sys.executable, "-m", "ztunnel_py", "proxy", "ztunnel")
 
@@ -70,10 +71,6 @@ class Journal:
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.02)
-
-    def tail(self) -> str:
-        """The last lines, for error messages."""
-        return "\n".join(self.path.read_text(errors="replace").splitlines()[-8:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,37 +178,15 @@ class DemoMesh:
 
     def _state(self) -> dict[str, object]:
         """The local state file: who is where, one service, one policy."""
-        service = f"{NAMESPACE}/web.{NAMESPACE}.svc.cluster.local"
-        workloads = []
-        for name in PODS:
-            pod = self.mesh.pod(name)
-            is_server = name == "server"
-            workload: dict[str, object] = {
-                "uid": f"demo//Pod/{NAMESPACE}/{name}",
-                "name": name,
-                "namespace": NAMESPACE,
-                "serviceAccount": name,
-                "trustDomain": "cluster.local",
-                "workloadName": name,
-                "workloadType": "pod",
-                "canonicalName": name,
-                "workloadIps": [pod.ipv4, pod.ipv6],
-                "node": pod.node,
-                "protocol": "TCP" if is_server and self._break == "plaintext" else "HBONE",
-                "services": {service: {VIP_PORT: APP_PORT}} if is_server else {},
-            }
-            if is_server and self._break != "policy":
-                workload["authorizationPolicies"] = [POLICY]
-            workloads.append(workload)
         web = {
             "name": "web",
             "namespace": NAMESPACE,
-            "hostname": service.partition("/")[2],
+            "hostname": SERVICE.partition("/")[2],
             "vips": [f"/{VIP}", f"/{VIP6}"],
             "ports": {VIP_PORT: APP_PORT},
         }
         callers = {
-            "name": POLICY.removeprefix(f"{NAMESPACE}/"),
+            "name": POLICY.partition("/")[2],
             "namespace": NAMESPACE,
             "scope": "WorkloadSelector",
             "action": "Allow",
@@ -220,8 +195,31 @@ class DemoMesh:
                 [[{"serviceAccounts": [{"namespace": NAMESPACE, "serviceAccount": "client"}]}]]
             ],
         }
-        policies = [] if self._break == "policy" else [callers]
-        return {"workloads": workloads, "services": [web], "policies": policies}
+        return {
+            "workloads": [self._workload(self.mesh.pod(name)) for name in PODS],
+            "services": [web],
+            "policies": [] if self._break == "policy" else [callers],
+        }
+
+    def _workload(self, pod: Pod) -> dict[str, object]:
+        is_server = pod.name == "server"
+        workload: dict[str, object] = {
+            "uid": f"demo//Pod/{NAMESPACE}/{pod.name}",
+            "name": pod.name,
+            "namespace": NAMESPACE,
+            "serviceAccount": pod.name,
+            "trustDomain": "cluster.local",
+            "workloadName": pod.name,
+            "workloadType": "pod",
+            "canonicalName": pod.name,
+            "workloadIps": [pod.ipv4, pod.ipv6],
+            "node": pod.node,
+            "protocol": "TCP" if is_server and self._break == "plaintext" else "HBONE",
+            "services": {SERVICE: {VIP_PORT: APP_PORT}} if is_server else {},
+        }
+        if is_server and self._break != "policy":
+            workload["authorizationPolicies"] = [POLICY]
+        return workload
 
     def _start_app(self) -> subprocess.Popen[str]:
         argv = [sys.executable, "-u", "-m", "http.server", str(APP_PORT)]

@@ -244,7 +244,7 @@ class DataPlane(Protocol):
         """Binds the workload's listeners and returns their addresses; nothing is accepted yet.
 
         Raises:
-            OSError: a listener cannot be bound; none is left open.
+            OSError: a listener cannot be bound, `filename` is its address; none is left open.
         """
 
     def workload_serve(self, workload: str) -> None:

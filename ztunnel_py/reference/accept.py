@@ -45,7 +45,9 @@ class Listener:
         if orig_src and not self.is_transparent:
             self._sock.close()
             raise PermissionError(
-                errno.EPERM, "ENABLE_ORIG_SRC=true needs CAP_NET_ADMIN to keep client addresses"
+                errno.EPERM,
+                "ENABLE_ORIG_SRC=true needs CAP_NET_ADMIN to keep client addresses",
+                f"{where.address}:{where.port}",
             )
         self.address = SockAddr.of(self._sock.getsockname())
 

@@ -15,7 +15,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import within
-from ztunnel_py.state.address import SockAddr, canonical
+from ztunnel_py.state.address import SockAddr, canonical, parse_ip
 
 if TYPE_CHECKING:
     from ztunnel_py.clock import Clock
@@ -37,7 +37,7 @@ def listen(address: str, port: int) -> socket.socket:
     """A bound, listening, non-blocking socket. `::` also takes IPv4.
 
     Raises:
-        OSError: the port is taken, or the address is not ours.
+        OSError: the port is taken, or the address is not ours; `filename` is the address.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -45,9 +45,10 @@ def listen(address: str, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         sock.listen(BACKLOG)
-    except BaseException:
+    except OSError as error:
         sock.close()
-        raise
+        where = str(SockAddr(parse_ip(address), port))
+        raise OSError(error.errno, error.strerror, where) from error
     return sock
 
 

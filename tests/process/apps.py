@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small programs for inside a pod: an echo server, a client that talks line by line.
+
+apps.py echo PORT             prints `ready`, then echoes every connection
+apps.py talk HOST PORT [SOCKS-PORT]
+    connects (through SOCKS5 if asked), prints `connected`; each line of its input is sent and
+    the answer printed; prints `closed` when the other side is gone
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+import threading
+
+
+def echo(port: int) -> None:
+    """Serves until killed."""
+    server = socket.create_server(("", port))
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        threading.Thread(target=_echo_one, args=(connection,), daemon=True).start()
+
+
+def _echo_one(connection: socket.socket) -> None:
+    with connection:
+        while data := connection.recv(65536):
+            connection.sendall(data)
+
+
+def talk(host: str, port: int, socks_port: int) -> None:
+    """One conversation."""
+    connection = socket.create_connection(("127.0.0.1", socks_port) if socks_port else (host, port))
+    if socks_port:
+        address = ipaddress.ip_address(host)
+        kind = b"\x01" if address.version == 4 else b"\x04"
+        connection.sendall(b"\x05\x01\x00")
+        assert connection.recv(2) == b"\x05\x00"
+        connection.sendall(b"\x05\x01\x00" + kind + address.packed + port.to_bytes(2, "big"))
+        assert connection.recv(10)[:2] == b"\x05\x00"
+    print("connected", flush=True)
+    try:
+        for line in sys.stdin:
+            connection.sendall(line.encode())
+            data = connection.recv(65536)
+            if not data:
+                break
+            print(data.decode().rstrip(), flush=True)
+    except OSError:
+        pass
+    print("closed", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "echo":
+        echo(int(sys.argv[2]))
+    else:
+        talk(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else 0)

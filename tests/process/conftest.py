@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole program, run as its users run it, alone in a pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ztunnel_py.cli.topology import Mesh, NamespacesForbiddenError
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterator
+
+    from ztunnel_py.cli.topology import Pod
+
+ROOT = Path(__file__).parents[2]
+PROXY = [sys.executable, "-m", "ztunnel_py", "proxy", "ztunnel"]
+APPS = Path(__file__).with_name("apps.py")
+DEADLINE_S = 10.0
+STATE = """
+workloads:
+  - uid: c//Pod/shop/cart-0
+    name: cart-0
+    namespace: shop
+    serviceAccount: cart
+    trustDomain: cluster.local
+    workloadName: cart
+    canonicalName: cart
+    workloadIps: ["{ip}"]
+    protocol: HBONE
+    services: {{}}
+"""
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """What a dedicated proxy needs, with changes; None removes a variable."""
+    wanted: dict[str, str | None] = {
+        "PATH": os.environ["PATH"],
+        "PROXY_MODE": "dedicated",
+        "PROXY_WORKLOAD_INFO": "shop/cart-0/cart",
+        "XDS_ADDRESS": "",
+        "FAKE_CA": "true",
+        "PACKET_MARK": "1337",
+        "ISTIO_META_DNS_CAPTURE": "false",
+        **changes,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+class Proxy:
+    """A running proxy in a pod."""
+
+    def __init__(self, pod: Pod, program: subprocess.Popen[str], log: Path) -> None:
+        self._pod = pod
+        self.program = program
+        self._log = log
+
+    def log(self) -> str:
+        """Everything it has printed."""
+        return self._log.read_text()
+
+    def events(self) -> list[dict[str, object]]:
+        """Its JSON log lines."""
+        lines = self.log().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def get(self, port: int, path: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """An HTTP request from inside the pod."""
+        url = f"http://127.0.0.1:{port}{path}"
+        argv = ["curl", "--silent", "--show-error", "--max-time", "5", *options, url]
+        return self._pod.run(argv, check=False)
+
+    def metrics(self) -> str:
+        """A scrape."""
+        return self.get(15020, "/metrics").stdout
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the proxy itself."""
+        self.program.send_signal(number)
+
+    def wait_ready(self) -> None:
+        """Returns once the proxy says so."""
+        self.wait(lambda: self.get(15021, "/healthz/ready").stdout == "ready\n", "readiness")
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Waits for a condition; fails with the log at the deadline or if the proxy ends."""
+        end = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < end, f"waited for {what}:\n{self.log()}"
+            time.sleep(0.02)
+
+    def exit_status(self, timeout_s: float = DEADLINE_S) -> int:
+        """How it ended, waited for."""
+        return self.program.wait(timeout_s)
+
+
+@pytest.fixture(scope="session")
+def pod() -> Iterator[Pod]:
+    """A pod of its own; all tests of a worker use it one after the other."""
+    try:
+        with Mesh({"pod": "node-a"}) as mesh:
+            yield mesh.pod("pod")
+    except NamespacesForbiddenError as error:
+        pytest.skip(f"PROCESS TESTS DO NOT RUN HERE: {error}")
+
+
+@pytest.fixture
+def launch(pod: Pod, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+    """Starts proxies; `ready=False` does not wait for them. They are ended afterwards."""
+    started: list[Proxy] = []
+
+    def launch(*, ready: bool = True, **changes: str | None) -> Proxy:
+        state = tmp_path / "mesh.yaml"
+        state.write_text(STATE.format(ip=pod.ipv4))
+        (tmp_path / "run").mkdir(mode=0o700, exist_ok=True)
+        log = tmp_path / f"proxy-{len(started)}.log"
+        defaults = {"LOCAL_XDS_PATH": str(state), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+        with log.open("w") as out:
+            env = environment(**(defaults | changes))
+            program = pod.popen(PROXY, stdout=out, stderr=out, env=env, cwd=ROOT)
+        proxy = Proxy(pod, program, log)
+        started.append(proxy)
+        if ready:
+            proxy.wait_ready()
+        return proxy
+
+    yield launch
+    for proxy in started:
+        if proxy.program.poll() is None:
+            proxy.program.kill()
+            proxy.program.wait()
+
+
+@pytest.fixture
+def echo(pod: Pod) -> Iterator[int]:
+    """An application in the pod that sends back what it gets; its port."""
+    port = 9000
+    program = pod.popen(
+        [sys.executable, str(APPS), "echo", str(port)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    yield port
+    program.kill()
+    program.wait()
+    program.stdout.close()

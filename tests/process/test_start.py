@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting: what is refused, with which words; what is there when it is ready."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.process.conftest import PROXY, ROOT, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.process.conftest import Proxy
+    from ztunnel_py.cli.topology import Pod
+
+WORKLOAD = "{name: a, namespace: ns, workloadIps: [], services: {}}"
+
+
+def start(**changes: str | None) -> subprocess.CompletedProcess[str]:
+    """Runs a proxy that is expected to end by itself."""
+    env = environment(**changes)
+    return subprocess.run(PROXY, env=env, cwd=ROOT, capture_output=True, text=True, timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        pytest.param({"ENABLE_PROXY": "1"}, "ENABLE_PROXY", marks=pytest.mark.spec("ops-80")),
+        ({"PROXY_MODE": "sidecar"}, "PROXY_MODE"),
+        ({"PROXY_WORKLOAD_INFO": None}, "PROXY_WORKLOAD_INFO"),
+        ({"PROXY_WORKLOAD_INFO": "only/two"}, "PROXY_WORKLOAD_INFO"),
+        ({"HTTP2_FRAME_SIZE": "100"}, "HTTP2_FRAME_SIZE"),
+        ({"RUST_LOG": "a=b=c"}, "RUST_LOG"),
+        ({"FAKE_CA": None, "CA_ADDRESS": ""}, "CA_ADDRESS"),
+        ({"FAKE_CA_ROOT_CERT": "/nowhere", "FAKE_CA_ROOT_KEY": "/nowhere"}, "FAKE_CA_ROOT_CERT"),
+        ({"FAKE_CA_ROOT_KEY": "/nowhere"}, "FAKE_CA_ROOT_CERT"),
+        ({"ZTUNNEL_DATAPLANE": "fast"}, "ZTUNNEL_DATAPLANE"),
+        ({"LOCAL_XDS_PATH": "/nowhere/mesh.yaml"}, "/nowhere/mesh.yaml"),
+        ({"LOCAL_XDS": "workloads: ["}, "LOCAL_XDS"),
+        pytest.param(
+            {"LOCAL_XDS": "{}", "LOCAL_XDS_PATH": "/nowhere"},
+            "LOCAL_XDS_PATH",
+            marks=pytest.mark.spec("state-117", "ops-92"),
+        ),
+        pytest.param(
+            {"LOCAL_XDS": f"workloads: [{WORKLOAD.replace('name: a', 'name: a, nam: b')}]"},
+            "nam",
+            marks=pytest.mark.spec("state-115"),
+        ),
+        pytest.param(
+            {"LOCAL_XDS": f"workloads: [{WORKLOAD.replace(', services: {}', '')}]"},
+            "services",
+            marks=pytest.mark.spec("state-116"),
+        ),
+        ({"LOCAL_XDS": f"workloads: [{WORKLOAD.replace('[]', '[10.0.0.300]')}]"}, "10.0.0.300"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_and_is_named(
+    changes: dict[str, str | None], named: str
+) -> None:
+    ended = start(**changes)
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+    assert named in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.spec("ops-91")
+def test_version_prints_the_build_and_unknown_commands_fail() -> None:
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "ztunnel_py", command]
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=20)
+
+    version, unknown = run("version"), run("foo")
+
+    assert version.returncode == 0
+    assert version.stdout.startswith('version.BuildInfo{Version:"')
+    assert unknown.returncode == 1
+    assert "unknown command: foo" in unknown.stderr
+
+
+@pytest.mark.netns
+@pytest.mark.spec("dataplane-6")
+@pytest.mark.parametrize("port", [15001, 15006, 15008, 15000, 15020, 15021])
+def test_an_occupied_port_ends_the_start(port: int, pod: Pod, launch: Callable[..., Proxy]) -> None:
+    hold = f"import socket; s = socket.create_server(('', {port})); print('held'); s.accept()"
+    holder = pod.popen([sys.executable, "-uc", hold], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+
+    proxy = launch(ready=False)
+    status = proxy.exit_status()
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+
+    assert status == 1
+    assert "error: failed to bind to address" in proxy.log()
+    assert f":{port}: Address already in use" in proxy.log()
+
+
+@pytest.mark.netns
+@pytest.mark.spec("ops-108", "ops-116")
+def test_a_ready_proxy_shows_its_state_and_no_empty_families(
+    launch: Callable[..., Proxy],
+) -> None:
+    proxy = launch()
+
+    dump = json.loads(proxy.get(15000, "/config_dump").stdout)
+    metrics = proxy.metrics()
+
+    assert [w["name"] for w in dump["workloads"]] == ["cart-0"]
+    assert dump["config"]["dataplane"] == "reference"
+    assert 'istio_build{component="ztunnel",tag="unknown"} 1' in metrics
+    assert "istio_tcp" not in metrics
+    assert "process_max_fds" in metrics
+    assert metrics.endswith("# EOF\n")
+
+
+@pytest.mark.netns
+def test_the_fake_authority_is_announced_at_every_start(launch: Callable[..., Proxy]) -> None:
+    proxy = launch()
+
+    assert "\twarn\tapp\tFAKE_CA=true" in proxy.log()
