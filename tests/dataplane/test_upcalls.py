@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions are answered from the state, after what is missing has come, or with a denial."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.clock import FakeClock
+from tests.support.wait import settle, until
+from ztunnel_py.dataplane.abc import Question, QuestionKind
+from ztunnel_py.dataplane.certificates import Certificates
+from ztunnel_py.dataplane.upcalls import QUESTIONS_PER_TURN, Upcalls
+from ztunnel_py.decide.key import OutboundKey
+from ztunnel_py.decide.settings import Settings
+from ztunnel_py.decide.verdict import Action, Epoch, HopProtocol
+from ztunnel_py.errors import Reason
+from ztunnel_py.identity.ca import IdentityError
+from ztunnel_py.identity.manager import SecretManager
+from ztunnel_py.state.address import SockAddr
+from ztunnel_py.state.store import Store
+from ztunnel_py.state.workload import WorkloadInfo
+from ztunnel_py.tasks import Tasks
+from ztunnel_py.xds import local
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from ztunnel_py.decide.verdict import Verdict
+    from ztunnel_py.identity.certificates import WorkloadCertificate
+    from ztunnel_py.identity.spiffe import Identity
+
+STATE = """
+workloads:
+  - {uid: c//Pod/ns/a, name: a, namespace: ns, serviceAccount: a, trustDomain: td, protocol: HBONE,
+     workloadIps: [10.0.0.1], services: {}}
+  - {uid: c//Pod/ns/b, name: b, namespace: ns, serviceAccount: b, trustDomain: td, protocol: HBONE,
+     workloadIps: [10.0.0.2], services: {}}
+"""
+A = WorkloadInfo("a", "ns", "a")
+TO_B = OutboundKey("w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("10.0.0.2:80"))
+TO_NOBODY = OutboundKey("w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("192.0.2.1:80"))
+
+
+class ScriptedPlane:
+    """The side of the engine that asks."""
+
+    def __init__(self) -> None:
+        self.asked: list[Question] = []
+        self.answers: dict[int, Verdict] = {}
+        self.identities: list[str] = []
+        self.question_fd = -1
+
+    def ask(self, key: OutboundKey | None, kind: QuestionKind = QuestionKind.OUTBOUND) -> int:
+        """Queues a question; returns its id."""
+        number = len(self.asked) + len(self.answers) + 1000 * len(self.asked)
+        self.asked.append(Question(number, kind, "w", key))
+        return number
+
+    def recv_questions(self, limit: int) -> list[Question]:
+        """As the contract."""
+        taken, self.asked = self.asked[:limit], self.asked[limit:]
+        return taken
+
+    def reply(self, question: int, verdict: Verdict) -> None:
+        """As the contract; a second answer is a mistake."""
+        assert question not in self.answers
+        self.answers[question] = verdict
+
+    def epoch(self) -> Epoch:
+        """As the contract."""
+        return Epoch(7, 3)
+
+    def identity_set(self, workload: str, certificate: WorkloadCertificate) -> None:
+        """As the contract."""
+        self.identities.append(str(certificate.identity))
+
+
+class Authority:
+    """Issues the run's certificates, or fails."""
+
+    def __init__(self, certify: Callable[[Identity], WorkloadCertificate]) -> None:
+        self.certify = certify
+        self.calls = 0
+        self.is_down = False
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+
+    async def issue(self, identity: Identity) -> WorkloadCertificate:
+        """As `CertificateAuthority`."""
+        self.calls += 1
+        await self.is_open.wait()
+        if self.is_down:
+            raise IdentityError("the authority is down")
+        return self.certify(identity)
+
+
+class Mind:
+    """Everything between a question and its answer."""
+
+    def __init__(self, certify: Callable[[Identity], WorkloadCertificate]) -> None:
+        self.plane, self.clock, self.store = ScriptedPlane(), FakeClock(), Store()
+        self.authority, self.tasks = Authority(certify), Tasks()
+        manager = SecretManager(self.authority)
+        self.certificates = Certificates(self.plane, manager, self.clock, self.tasks)  # type: ignore[arg-type]
+        self.upcalls = Upcalls(
+            self.plane,  # type: ignore[arg-type]
+            self.store,
+            Settings(),
+            self.certificates,
+            self.clock,
+            self.tasks,
+        )
+        self.upcalls.serve("w", A)
+
+    def load(self) -> None:
+        """The state arrives."""
+        self.store.apply(local.parse(STATE, "test").updates)
+
+    async def answer(
+        self, key: OutboundKey | None, kind: QuestionKind = QuestionKind.OUTBOUND
+    ) -> Verdict:
+        """Asks and waits."""
+        number = self.plane.ask(key, kind)
+        self.upcalls.pump()
+        await until(lambda: number in self.plane.answers, "an answer")
+        return self.plane.answers[number]
+
+
+@pytest.fixture
+async def mind(certify: Callable[[Identity], WorkloadCertificate]) -> AsyncIterator[Mind]:
+    """An empty mind; its tasks end with the test."""
+    mind = Mind(certify)
+    yield mind
+    mind.certificates.stop()
+    await mind.tasks.stop()
+
+
+async def test_what_needs_nothing_more_is_answered_within_the_turn(mind: Mind) -> None:
+    mind.load()
+    number = mind.plane.ask(TO_NOBODY)
+
+    mind.upcalls.pump()
+
+    verdict = mind.plane.answers[number]
+    assert (verdict.action, verdict.hops[0].protocol) == (Action.FORWARD, HopProtocol.TCP)
+    assert verdict.epoch == Epoch(7, 3)
+
+
+async def test_hbone_waits_for_the_workloads_own_certificate(mind: Mind) -> None:
+    mind.load()
+    mind.authority.is_open.clear()
+    number = mind.plane.ask(TO_B)
+    mind.upcalls.pump()
+    await settle()
+    assert number not in mind.plane.answers
+
+    mind.authority.is_open.set()
+    await until(lambda: number in mind.plane.answers, "an answer")
+
+    assert mind.plane.answers[number].hops[0].protocol is HopProtocol.HBONE
+    assert mind.plane.identities == ["spiffe://td/ns/ns/sa/a"]
+
+
+async def test_many_questions_fetch_one_certificate(mind: Mind) -> None:
+    mind.load()
+
+    await asyncio.gather(*(mind.answer(TO_B) for _ in range(20)))
+
+    assert mind.authority.calls == 1
+
+
+async def test_without_a_certificate_hbone_is_a_recorded_identity_error(mind: Mind) -> None:
+    mind.load()
+    mind.authority.is_down = True
+
+    verdict = await mind.answer(TO_B)
+
+    assert (verdict.action, verdict.reason) == (Action.DENY, Reason.IDENTITY)
+    assert verdict.reason.describe(verdict.detail) == "identity error: the authority is down"
+    assert len(verdict.hops) == 1
+
+
+async def test_without_a_certificate_a_handshake_is_refused(mind: Mind) -> None:
+    mind.load()
+    mind.authority.is_down = True
+
+    verdict = await mind.answer(None, QuestionKind.IDENTITY)
+
+    assert (verdict.action, verdict.reason) == (Action.DENY, Reason.SIGNING)
+    assert verdict.detail == "the authority is down"
+
+
+@pytest.mark.spec("dataplane-16", "state-55")
+async def test_an_unknown_local_workload_is_awaited_for_five_seconds(mind: Mind) -> None:
+    never, late = mind.plane.ask(TO_NOBODY), None
+    mind.upcalls.pump()
+    await settle()
+    assert not mind.plane.answers
+
+    mind.clock.advance(4.9)
+    await settle()
+    assert not mind.plane.answers
+    mind.clock.advance(0.2)
+    await until(lambda: never in mind.plane.answers, "a denial")
+
+    verdict = mind.plane.answers[never]
+    assert (verdict.action, verdict.reason) == (Action.DENY, Reason.UNKNOWN_WORKLOAD)
+    assert verdict.detail == "a.ns (a)"
+
+    late = mind.plane.ask(TO_NOBODY)
+    mind.upcalls.pump()
+    await settle()
+    mind.clock.advance(2)
+    mind.load()
+    await until(lambda: late in mind.plane.answers, "a verdict")
+
+    assert mind.plane.answers[late].action is Action.FORWARD
+    assert mind.clock.pending == 0
+
+
+async def test_a_decision_that_raises_denies_and_the_next_one_works(
+    mind: Mind, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mind.load()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "at", lambda *_: 1 / 0)
+        failed = await mind.answer(TO_NOBODY)
+    good = await mind.answer(TO_NOBODY)
+
+    assert (failed.action, failed.reason) == (Action.DENY, Reason.DECIDER_ERROR)
+    assert good.action is Action.FORWARD
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+async def test_a_turn_takes_a_bounded_number_of_questions(mind: Mind) -> None:
+    mind.load()
+    for _ in range(QUESTIONS_PER_TURN + 1):
+        mind.plane.ask(TO_NOBODY)
+
+    mind.upcalls.pump()
+
+    assert len(mind.plane.asked) == 1
+
+
+async def test_a_certificate_is_renewed_at_half_its_life(mind: Mind) -> None:
+    mind.load()
+    await mind.answer(TO_B)
+    assert mind.clock.pending == 1
+
+    mind.clock.advance(3600)
+    await until(lambda: mind.clock.pending == 1, "the next renewal")
+
+    assert mind.authority.calls >= 1
