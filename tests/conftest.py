@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
 
-pytest_plugins = ["tests.support.recording"]
-
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("dev", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 WORKLOAD = "{name: a, namespace: ns, workloadIps: [], services: {}}"
 
 
-def start(**changes: str | None) -> subprocess.CompletedProcess[str]:
+def start(pod: Pod, **changes: str | None) -> subprocess.CompletedProcess[str]:
     """Runs a proxy that is expected to end by itself."""
-    env = environment(**changes)
-    return subprocess.run(PROXY, env=env, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    argv, env = pod.command(PROXY), environment(**changes)
+    return subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, timeout=20)
 
 
+@pytest.mark.netns
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -61,9 +62,9 @@ def start(**changes: str | None) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_wrong_setting_ends_the_start_and_is_named(
-    changes: dict[str, str | None], named: str
+    changes: dict[str, str | None], named: str, pod: Pod
 ) -> None:
-    ended = start(**changes)
+    ended = start(pod, **changes)
 
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
