@@ -43,6 +43,21 @@ class LoopClock:
         return asyncio.get_running_loop().call_later(delay_s, call)
 
 
+async def pause(clock: Clock, seconds: float) -> None:
+    """Returns after `seconds`."""
+    passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not passed.done():
+            passed.set_result(None)
+
+    timer = clock.call_later(seconds, wake)
+    try:
+        await passed
+    finally:
+        timer.cancel()
+
+
 async def within(clock: Clock, limit_s: float, awaitable: Awaitable[T]) -> T:
     """The awaitable's result, if it comes in time; it is cancelled otherwise.
 

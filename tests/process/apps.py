@@ -10,6 +10,7 @@ apps.py talk HOST PORT [SOCKS-PORT]
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
 import sys
 import threading
@@ -53,8 +54,23 @@ def talk(host: str, port: int, socks_port: int) -> None:
     print("closed", flush=True)
 
 
+def churn(host: str, port: int, count: int) -> None:
+    """Connections that the server's side sees closed first by the client, as most are."""
+    answered = 0
+    for _ in range(count):
+        try:
+            with socket.create_connection((host, port), timeout=10) as connection:
+                connection.sendall(b"hello")
+                answered += connection.recv(5) == b"hello"
+        except OSError as error:
+            print(error, file=sys.stderr)
+    print(json.dumps({"answered": answered, "failed": count - answered}))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "echo":
         echo(int(sys.argv[2]))
+    elif sys.argv[1] == "churn":
+        churn(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         talk(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else 0)

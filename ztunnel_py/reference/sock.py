@@ -14,7 +14,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from ztunnel_py.clock import within
+from ztunnel_py.clock import pause, within
 from ztunnel_py.state.address import SockAddr, canonical, parse_ip
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ _IP_TRANSPARENT = 19
 _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_TRANSPARENT = 75
 _IPV6_FREEBIND = 78
-_SOURCE_PORT_TRIES = 5
+_PORTS_USED_UP_S = 0.1
+_PORTS_USED_UP_TRIES = 30
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -116,18 +117,37 @@ async def dial(
         OSError: the connection failed.
         TimeoutError: not connected after `timeout_s`; its text is `deadline has elapsed`.
     """
-    return await within(clock, timeout_s, _dial_from(target, options, source, is_busy=is_busy))
+    return await within(
+        clock, timeout_s, _dial_from(target, options, source, clock, is_busy=is_busy)
+    )
 
 
 async def _dial_from(
-    target: SockAddr, options: SocketOptions, source: SockAddr | None, *, is_busy: bool
+    target: SockAddr,
+    options: SocketOptions,
+    source: SockAddr | None,
+    clock: Clock,
+    *,
+    is_busy: bool,
 ) -> socket.socket:
-    for _ in range(_SOURCE_PORT_TRIES):
-        sock = await _dial_once(target, options, source, is_busy=is_busy)
+    tries = 0
+    while True:
+        try:
+            sock = await _dial_once(target, options, source, is_busy=is_busy)
+        except OSError as error:
+            # All source ports are in use or in TIME_WAIT: some come back within a second.
+            if (
+                source is None
+                or error.errno != errno.EADDRNOTAVAIL
+                or tries == _PORTS_USED_UP_TRIES
+            ):
+                raise
+            tries += 1
+            await pause(clock, _PORTS_USED_UP_S)
+            continue
         if source is None or SockAddr.of(sock.getsockname()) != source:
             return sock
-        sock.close()
-    raise OSError(errno.EADDRINUSE, "the kernel keeps choosing the client's own source port")
+        sock.close()  # the client's own port: its connection owns that tuple
 
 
 async def _dial_once(
