@@ -7,14 +7,9 @@ set -eu
 needed="
 ip iproute2
 iptables iptables
-nft nftables
-ipset ipset
-conntrack conntrack
 curl curl
-tcpdump tcpdump
 cc gcc
-unshare util-linux
-ps procps
+nsenter util-linux
 "
 
 PATH=$PATH:/usr/sbin:/sbin

@@ -67,8 +67,10 @@ class Upcalls:
         self._infos[workload] = info
 
     def start(self) -> None:
-        """Answers from now on."""
+        """Answers from now on; certificates are fetched before anybody has to wait for them."""
         asyncio.get_running_loop().add_reader(self._plane.question_fd, self.pump)
+        for workload in self._infos:
+            self._tasks.spawn(self._warm_up(workload))
 
     def stop(self) -> None:
         """Answers no more."""
@@ -146,6 +148,11 @@ class Upcalls:
         """The workload's trust domain with the namespace and account the proxy was given."""
         info = self._infos[workload]
         return Identity(local.trust_domain, info.namespace, info.service_account)
+
+    async def _warm_up(self, workload: str) -> None:
+        local = self._local(workload)
+        if isinstance(local, Workload):
+            await self._identify(workload, local)  # a failure is told to the connection it fails
 
     def _local(self, workload: str) -> Workload | WorkloadInfo:
         info = self._infos[workload]
