@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configures a pair of Envoys to do what a pair of ztunnels does: mTLS and HTTP/2 CONNECT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Json = dict[str, Any]
+
+OUTBOUND_PORT = 15001
+HBONE_PORT = 15008
+STREAM_WINDOW = 4 << 20
+CONNECTION_WINDOW = 16 << 20
+STREAMS_PER_TUNNEL = 100
+_SOL_SOCKET, _SO_MARK, _MARK = 1, 36, 1337
+_NO_LIMIT = 1_000_000
+_EXTENSIONS = "type.googleapis.com/envoy.extensions"
+
+
+class Identity(NamedTuple):
+    """Paths of an Envoy's certificate, key and trusted roots, and the identity it expects."""
+
+    chain: str
+    key: str
+    roots: str
+    accepts: str
+
+    @classmethod
+    def under(cls, stem: Path, accepts: str) -> Identity:
+        """Files named after `stem`."""
+        return cls(f"{stem}.chain.pem", f"{stem}.key.pem", f"{stem}.roots.pem", accepts)
+
+
+def outbound(identity: Identity, server: str, access_log: str, streams: int) -> Json:
+    """The client's Envoy: captured connections, each a stream to the Envoy at `server`.
+
+    `streams` 0 shares tunnels; another number ends a tunnel after that many streams.
+    """
+    return _bootstrap(
+        {
+            "name": "outbound",
+            "address": _address("0.0.0.0", OUTBOUND_PORT),
+            "listener_filters": [
+                {
+                    "name": "original_dst",
+                    "typed_config": {
+                        "@type": f"{_EXTENSIONS}.filters.listener.original_dst.v3.OriginalDst"
+                    },
+                }
+            ],
+            "filter_chains": [{"filters": [_tunnelling(access_log)]}],
+        },
+        {
+            **_cluster("tunnel"),
+            "type": "STATIC",
+            "load_assignment": {
+                "cluster_name": "tunnel",
+                "endpoints": [
+                    {"lb_endpoints": [{"endpoint": {"address": _address(server, HBONE_PORT)}}]}
+                ],
+            },
+            "transport_socket": _tls("UpstreamTlsContext", identity),
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
+                    "common_http_protocol_options": {"max_requests_per_connection": streams}
+                    if streams
+                    else {},
+                    "explicit_http_config": {"http2_protocol_options": _http2()},
+                }
+            },
+        },
+    )
+
+
+def inbound(identity: Identity, access_log: str) -> Json:
+    """The server's Envoy: each CONNECT stream is a connection to the address that it names."""
+    return _bootstrap(
+        {
+            "name": "inbound",
+            "address": _address("0.0.0.0", HBONE_PORT),
+            "filter_chains": [
+                {
+                    "transport_socket": _tls("DownstreamTlsContext", identity),
+                    "filters": [_terminating(access_log)],
+                }
+            ],
+        },
+        {
+            **_cluster("application"),
+            "type": "ORIGINAL_DST",
+            "lb_policy": "CLUSTER_PROVIDED",
+            "original_dst_lb_config": {"use_http_header": True, "http_header_name": ":authority"},
+        },
+    )
+
+
+def _bootstrap(listener: Json, cluster: Json) -> Json:
+    limits = {"overload.global_downstream_max_connections": _NO_LIMIT}
+    return {
+        "static_resources": {"listeners": [listener], "clusters": [cluster]},
+        "layered_runtime": {"layers": [{"name": "limits", "static_layer": limits}]},
+    }
+
+
+def _address(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _cluster(name: str) -> Json:
+    limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
+    return {
+        "name": name,
+        "connect_timeout": "10s",
+        "circuit_breakers": {"thresholds": [dict.fromkeys(limits, _NO_LIMIT)]},
+        "upstream_bind_config": {
+            "source_address": {"address": "0.0.0.0", "port_value": 0},
+            "socket_options": [
+                {
+                    "description": "not captured again",
+                    "level": _SOL_SOCKET,
+                    "name": _SO_MARK,
+                    "int_value": _MARK,
+                    "state": "STATE_PREBIND",
+                }
+            ],
+        },
+    }
+
+
+def _http2() -> Json:
+    return {
+        "max_concurrent_streams": STREAMS_PER_TUNNEL,
+        "initial_stream_window_size": STREAM_WINDOW,
+        "initial_connection_window_size": CONNECTION_WINDOW,
+    }
+
+
+def _tls(side: str, identity: Identity) -> Json:
+    name = "envoy.transport_sockets.tls"
+    common: Json = {
+        "alpn_protocols": ["h2"],
+        "tls_params": {
+            "tls_minimum_protocol_version": "TLSv1_3",
+            "tls_maximum_protocol_version": "TLSv1_3",
+        },
+        "tls_certificates": [
+            {
+                "certificate_chain": {"filename": identity.chain},
+                "private_key": {"filename": identity.key},
+            }
+        ],
+        "validation_context": {
+            "trusted_ca": {"filename": identity.roots},
+            "match_typed_subject_alt_names": [
+                {"san_type": "URI", "matcher": {"exact": identity.accepts}}
+            ],
+        },
+    }
+    config: Json = {
+        "@type": f"{_EXTENSIONS}.transport_sockets.tls.v3.{side}",
+        "common_tls_context": common,
+    }
+    if side == "DownstreamTlsContext":
+        # as in ztunnel every tunnel is a full handshake
+        config |= {
+            "require_client_certificate": True,
+            "disable_stateless_session_resumption": True,
+            "disable_stateful_session_resumption": True,
+        }
+    else:
+        config["max_session_keys"] = 0
+    return {"name": name, "typed_config": config}
+
+
+def _log(path: str) -> list[Json]:
+    return [
+        {
+            "name": "envoy.access_loggers.file",
+            "typed_config": {
+                "@type": f"{_EXTENSIONS}.access_loggers.file.v3.FileAccessLog",
+                "path": path,
+            },
+        }
+    ]
+
+
+def _tunnelling(access_log: str) -> Json:
+    return {
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": f"{_EXTENSIONS}.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "outbound",
+            "cluster": "tunnel",
+            "tunneling_config": {"hostname": "%DOWNSTREAM_LOCAL_ADDRESS%"},
+            "access_log": _log(access_log),
+        },
+    }
+
+
+def _terminating(access_log: str) -> Json:
+    route = {
+        "match": {"connect_matcher": {}},
+        "route": {
+            "cluster": "application",
+            "timeout": "0s",
+            "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
+        },
+    }
+    return {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": f"{_EXTENSIONS}.filters.network.http_connection_manager.v3"
+            ".HttpConnectionManager",
+            "stat_prefix": "inbound",
+            "codec_type": "HTTP2",
+            "stream_idle_timeout": "0s",
+            "http2_protocol_options": {**_http2(), "allow_connect": True},
+            "upgrade_configs": [{"upgrade_type": "CONNECT"}],
+            "access_log": _log(access_log),
+            "route_config": {
+                "virtual_hosts": [{"name": "application", "domains": ["*"], "routes": [route]}]
+            },
+            "http_filters": [
+                {
+                    "name": "envoy.filters.http.router",
+                    "typed_config": {"@type": f"{_EXTENSIONS}.filters.http.router.v3.Router"},
+                }
+            ],
+        },
+    }

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where one contestant runs: its own client and server pod, its two proxies, the application."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench import gauges
+from bench.gauges import Usage
+from ztunnel_py.cli import topology
+from ztunnel_py.cli.topology import REPOSITORY, TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from typing import IO
+
+    from bench.contestants import Contestant
+    from ztunnel_py.cli.topology import Namespace, Pod
+
+PROGRAMS = REPOSITORY / "build" / "bench"
+DISCARD_PORT, ECHO_PORT, ONCE_PORT, HTTP_PORT = 8080, 8081, 8082, 8083
+SHORT_PORT, SHORT_PORTS = 9000, 16
+PROBE_TIMEOUT_S = 3.0
+IDLE_TUNNEL_S = 1
+"""After how long an unused tunnel is closed if tunnels are not shared."""
+LOG_TAIL = 50
+
+
+class LaneError(Exception):
+    """A program of the lane does not work; the text says which and why."""
+
+
+def start(
+    space: Namespace,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    output: int | IO[str] = subprocess.DEVNULL,
+) -> subprocess.Popen[str]:
+    """Starts a program that the mesh ends with itself; in our session, unlike `Namespace.popen`.
+
+    Linux may weigh sessions against each other (sched_autogroup_enabled), and then a program of
+    the lowest priority in a session of its own takes as much of a core as the proxies do.
+    """
+    program = subprocess.Popen(
+        space.command(["env", "-C", str(REPOSITORY), *argv]),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=None if env is None else {**os.environ, **env},
+        text=True,
+    )
+    space.programs.append(program)
+    return program
+
+
+class Cores(NamedTuple):
+    """Where programs run: on these cores, or anywhere if None."""
+
+    client: int | None
+    server: int | None
+    workers: int
+
+    def pinned(self, argv: Sequence[str], core: int | None) -> list[str]:
+        """The command line that runs `argv` on that core."""
+        return [*([] if core is None else ["taskset", "--cpu-list", str(core)]), *argv]
+
+
+class Variant(NamedTuple):
+    """How proxies are set up in a phase of the run."""
+
+    name: str
+    shares_tunnels: bool = True
+    """Streams share tunnels; else each has its own."""
+    n_others: int = 0
+    """Workloads that the client's proxy knows and nobody uses."""
+    ready_s: float = 15.0
+    """Time to become ready."""
+
+
+class Launch(NamedTuple):
+    """How a program is started."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] | None = None
+
+
+class Pair(NamedTuple):
+    """The client's and the server's proxy."""
+
+    client: Launch
+    server: Launch
+
+
+@dataclass(slots=True)
+class Lane:
+    """One contestant's place. `start` and `stop` are a pair, around each phase."""
+
+    contestant: Contestant
+    client: Pod
+    server: Pod
+    folder: Path
+    cores: Cores
+    failure: str = ""
+    """Why the lane is out for this phase."""
+    _proxies: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The contestant's name."""
+        return self.contestant.name
+
+    def prepare(self) -> None:
+        """Starts the application and, for a contestant with proxies, redirects both pods."""
+        ports = {
+            DISCARD_PORT: "discard",
+            ECHO_PORT: "echo",
+            ONCE_PORT: "once",
+            HTTP_PORT: "http",
+            **dict.fromkeys(range(SHORT_PORT, SHORT_PORT + SHORT_PORTS), "echo"),
+        }
+        sink = [str(PROGRAMS / "sink"), *[f"{port}:{mode}" for port, mode in ports.items()]]
+        start(self.server, self.cores.pinned(sink, self.cores.server))
+        if self.contestant.has_proxies:
+            self.client.enrol()
+            self.server.enrol()
+
+    def start(self, variant: Variant) -> None:
+        """Starts the proxies and waits until a byte has gone through and back."""
+        self.failure = ""
+        try:
+            if pair := self.contestant.pair(self, variant):
+                self._launch(self.server, pair.server, self.cores.server)
+                self._launch(self.client, pair.client, self.cores.client)
+            self._await_byte(variant.ready_s)
+        except (LaneError, TopologyError, OSError, ValueError, ImportError) as error:
+            self.failure = f"did not start: {error}"
+
+    def stop(self) -> None:
+        """Ends the proxies."""
+        topology.stop(self._proxies)
+        self._proxies.clear()
+
+    def load(
+        self, kind: str, port: int, *arguments: float, timeout_s: float = 90
+    ) -> dict[str, float]:
+        """Runs the load generator from the client to the application; returns what it printed.
+
+        Raises:
+            LaneError: it failed, or printed that some connections did.
+        """
+        argv = self.load_argv(kind, port, *arguments)
+        try:
+            done = self.client.run(argv, check=False, timeout_s=timeout_s)
+        except TopologyError as error:
+            raise LaneError(f"{error}{self._ended()}") from error
+        if done.returncode != 0:
+            words = done.stderr.strip() or f"the load generator ended with {done.returncode}"
+            raise LaneError(f"{words}{self._ended()}")
+        printed: dict[str, float] = json.loads(done.stdout)
+        return printed
+
+    def load_argv(self, kind: str, port: int, *arguments: float) -> list[str]:
+        """The load generator's command line."""
+        numbers = [str(int(argument)) for argument in arguments]
+        argv = [str(PROGRAMS / "load"), kind, self.server.ipv4, str(port), *numbers]
+        return self.cores.pinned(argv, self.cores.client)
+
+    def cpu(self) -> Usage | None:
+        """CPU time of the proxies so far; None if there are none."""
+        if not self._proxies:
+            return None
+        server, client = (gauges.cpu_s(proxy.pid) for proxy in self._proxies)
+        return Usage(client, server)
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of memory of the client's and of the server's proxy.
+
+        Raises:
+            LaneError: there are no proxies.
+        """
+        if not self._proxies:
+            raise LaneError("has no proxies")
+        server, client = (gauges.memory_bytes(proxy.pid) for proxy in self._proxies)
+        return client, server
+
+    def accepted(self) -> int:
+        """Connections that the server's pod, application and proxy, has accepted so far."""
+        return gauges.parse_accepted(self.server.run(["cat", "/proc/net/snmp"]).stdout)
+
+    def log(self, pod: Pod) -> Path:
+        """The file with the output of the pod's proxy."""
+        return self.folder / f"{pod.name}.log"
+
+    def _launch(self, pod: Pod, launch: Launch, core: int | None) -> None:
+        with self.log(pod).open("a") as log:
+            argv = self.cores.pinned(launch.argv, core)
+            self._proxies.append(start(pod, argv, env=launch.env, output=log))
+
+    def _await_byte(self, ready_s: float) -> None:
+        deadline = time.monotonic() + ready_s
+        while True:
+            try:
+                self.load("pingpong", ECHO_PORT, 1, 60, timeout_s=PROBE_TIMEOUT_S)
+            except LaneError:
+                if self._ended() or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def _ended(self) -> str:
+        """For messages: which proxy is gone, and its last words."""
+        for pod, proxy in zip((self.server, self.client), self._proxies, strict=False):
+            if proxy.poll() is not None:
+                text = self.log(pod).read_text(errors="replace")
+                end = f"{pod.name} ended with {proxy.returncode}"
+                return f"; the proxy in {end}: {last_words(text)}"
+        return ""
+
+
+def last_words(log: str) -> str:
+    """The last line of a log that speaks of an error, else the last line."""
+    lines = log.strip().splitlines()[-LOG_TAIL:]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["no words"])[-1][:300]
