@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -100,6 +101,17 @@ class Proxy:
     def exit_status(self, timeout_s: float = DEADLINE_S) -> int:
         """How it ended, waited for."""
         return self.program.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def redirected(pod: Pod, port: int, to_port: int) -> Iterator[None]:
+    """Within it, what goes to a port of 127.0.0.1 arrives at another, as captured."""
+    match = f"OUTPUT -d 127.0.0.1 -p tcp --dport {port} -j REDIRECT --to-ports {to_port}"
+    pod.run(["iptables", "-t", "nat", "-A", *match.split()])
+    try:
+        yield
+    finally:
+        pod.run(["iptables", "-t", "nat", "-D", *match.split()])
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.conftest import APPS, ROOT
+from tests.process.conftest import APPS, ROOT, redirected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,26 +58,10 @@ def test_a_passed_connection_is_counted_and_logged_once(
 def test_a_call_to_the_proxy_itself_is_refused_at_once(
     launch: Callable[..., Proxy], pod: Pod
 ) -> None:
-    redirect = [
-        "OUTPUT",
-        "-d",
-        "127.0.0.1",
-        "-p",
-        "tcp",
-        "--dport",
-        "15006",
-        "-j",
-        "REDIRECT",
-        "--to-ports",
-        "15001",
-    ]
     proxy = launch()
-    pod.run(["iptables", "-t", "nat", "-A", *redirect])
 
-    try:
+    with redirected(pod, 15006, 15001):
         answer = converse(pod, "127.0.0.1", 15006)
-    finally:
-        pod.run(["iptables", "-t", "nat", "-D", *redirect])
 
     assert answer == "connected\nclosed\n"
     proxy.wait(lambda: "connection failed" in proxy.log(), "the denied line")
