@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.clock import FakeClock
-from tests.support.plane import CLIENT, SERVER, Plane
+from tests.support.engines import ENGINES, make_engine
+from tests.support.net import Mesh, Net
+from tests.support.plane import CLIENT, LOOPBACK, SERVER, Plane
 from ztunnel_py.dataplane.abc import EngineSettings
-from ztunnel_py.reference.engine import ReferenceEngine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
+    from typing import Any
 
+    from tests.support.plane import Planes
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
-
-ENGINES = {"reference": ReferenceEngine}
 
 
 @pytest.fixture(params=list(ENGINES))
@@ -30,36 +32,52 @@ def engine_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def planes(
     engine_name: str, certify: Callable[[Identity], WorkloadCertificate]
-) -> AsyncIterator[Callable[..., Awaitable[Plane]]]:
-    """Makes started planes; each is stopped and must have left nothing behind."""
+) -> AsyncIterator[Planes]:
+    """Makes started planes, settings by name; each is stopped and must leave nothing behind."""
     made: list[Plane] = []
 
     async def make(
         identity: Identity | None = CLIENT,
-        settings: EngineSettings | None = None,
         *,
         serve: bool = True,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
+        **settings: Any,
     ) -> Plane:
         clock = FakeClock()
         certificate = None if identity is None else certify(identity)
-        plane = Plane(ENGINES[engine_name](clock), clock, settings or EngineSettings(), certificate)
+        engine = make_engine(engine_name, clock)
+        plane = Plane(engine, clock, EngineSettings(**settings), certificate)
         await plane.start(host, serve=serve)
         made.append(plane)
         return plane
 
     yield make
-    for plane in made:
-        await plane.stop()
+    await asyncio.gather(*(plane.stop() for plane in made))
 
 
 @pytest.fixture
-async def client(planes: Callable[..., Awaitable[Plane]]) -> Plane:
+async def client(planes: Planes) -> Plane:
     """The engine on the client's side."""
     return await planes(CLIENT)
 
 
 @pytest.fixture
-async def server(planes: Callable[..., Awaitable[Plane]]) -> Plane:
+async def server(planes: Planes) -> Plane:
     """The engine on the server's side."""
     return await planes(SERVER)
+
+
+@pytest.fixture
+async def net(
+    planes: Planes, certify: Callable[[Identity], WorkloadCertificate]
+) -> AsyncIterator[Net]:
+    """Users, applications and scripted tunnels; gone before the planes stop."""
+    net = Net(certify)
+    yield net
+    net.close()
+
+
+@pytest.fixture
+async def mesh(client: Plane, server: Plane, net: Net) -> Mesh:
+    """Two engines with an application behind them."""
+    return Mesh(client, server, net, await net.app())

@@ -10,24 +10,26 @@ from tests.support.wait import DEADLINE_S, until
 from ztunnel_py.dataplane.abc import (
     ListenAddress,
     QuestionKind,
+    RecordKind,
     Role,
     WorkloadSpec,
 )
+from ztunnel_py.dataplane.counters import SlotCounts
 from ztunnel_py.decide.verdict import Action, Hop, HopProtocol, LogFields, TrafficLabels, Verdict
 from ztunnel_py.errors import Reason
 from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.state.address import SockAddr, parse_ip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from tests.support.clock import FakeClock
+    from tests.support.wire import Wire
     from ztunnel_py.dataplane.abc import (
         DataPlane,
         EngineSettings,
         Question,
         Record,
-        RecordKind,
     )
     from ztunnel_py.identity.certificates import WorkloadCertificate
 
@@ -35,6 +37,7 @@ WORKLOAD = "a"
 CLIENT = Identity("cluster.local", "ns", "client")
 SERVER = Identity("cluster.local", "ns", "server")
 LOOPBACK = "127.0.0.1"
+_LIFE = RecordKind.OPENED, RecordKind.CLOSED
 
 
 def address(port: int, host: str = LOOPBACK) -> SockAddr:
@@ -87,24 +90,83 @@ class Plane:
         self.settings = settings
         self.records: list[Record] = []
         self.questions: list[Question] = []
+        self.expected_internal_errors = 0
         self.decide: Callable[[Question], Verdict | None] = lambda _: None
         """Answers a question; None leaves it open."""
-        self._ports: dict[Role, SockAddr] = {}
+        self._ports: dict[tuple[str, Role], SockAddr] = {}
 
     async def start(self, host: str = LOOPBACK, *, serve: bool = True) -> None:
         """Binds the four listeners on ports of the kernel's choice, and serves."""
         self.engine.start(self.settings)
-        listeners = tuple(ListenAddress(role, host, 0) for role in Role)
-        self._ports = dict(self.engine.workload_add(WorkloadSpec(WORKLOAD, listeners)))
+        self.add(WORKLOAD, host, serve=serve)
         loop = asyncio.get_running_loop()
         loop.add_reader(self.engine.question_fd, self._answer)
         loop.add_reader(self.engine.record_fd, self._collect)
-        if serve:
-            self.engine.workload_serve(WORKLOAD)
 
-    def port(self, role: Role) -> SockAddr:
+    def add(self, workload: str, host: str = LOOPBACK, *, serve: bool = True) -> None:
+        """One more local workload."""
+        listeners = tuple(ListenAddress(role, host, 0) for role in Role)
+        ports = self.engine.workload_add(WorkloadSpec(workload, listeners))
+        self._ports |= {(workload, role): address for role, address in ports.items()}
+        if serve:
+            self.engine.workload_serve(workload)
+
+    def port(self, role: Role, workload: str = WORKLOAD) -> SockAddr:
         """Where a listener of the engine is."""
-        return self._ports[role]
+        return self._ports[workload, role]
+
+    def answer(self, verdict: Verdict) -> None:
+        """Answers every question about a flow that was left open."""
+        for question in self.flows:
+            self.engine.reply(question.id, verdict)
+
+    def advance(self, seconds: float) -> None:
+        """Moves the engine's time."""
+        self.clock.advance(seconds)
+
+    async def pass_time(self, seconds: float, *tunnels: Wire) -> None:
+        """Moves the engine's time as it passes when the other ends answer their PINGs."""
+        while seconds > 0:
+            step = min(seconds, self.settings.ping_interval_s)
+            self.advance(step)
+            seconds -= step
+            for tunnel in tunnels:
+                await tunnel.fence()
+
+    # --- looking
+
+    @property
+    def counts(self) -> SlotCounts:
+        """The counters of the only label set so far; zeros if there is none."""
+        slots = list(self.engine.slots().values())
+        assert len(slots) <= 1
+        return slots[0] if slots else SlotCounts()
+
+    def event(self, name: str) -> int:
+        """An event counter."""
+        return self.engine.events().get(name, 0)
+
+    def sockets_open(self, side: str) -> int:
+        """The gauge `istio_tcp_sockets_open` of a reporter, `source` or `destination`."""
+        return self.event(f"sockets_opened_{side}") - self.event(f"sockets_closed_{side}")
+
+    async def asked(self, count: int = 1) -> Question:
+        """The `count`-th question about a flow, waited for."""
+        await until(lambda: len(self.flows) >= count, f"{count} questions")
+        return self.flows[count - 1]
+
+    @property
+    def flows(self) -> list[Question]:
+        """Questions so far, but for those about certificates."""
+        return [one for one in self.questions if one.kind is not QuestionKind.IDENTITY]
+
+    async def closed(self, count: int = 1) -> Record:
+        """The `count`-th `connection complete`, waited for."""
+        return await self.record(RecordKind.CLOSED, count)
+
+    async def denied(self, count: int = 1) -> Record:
+        """The `count`-th `connection failed`, waited for."""
+        return await self.record(RecordKind.DENIED, count)
 
     async def record(self, kind: RecordKind, count: int = 1) -> Record:
         """The `count`-th record of a kind, waited for."""
@@ -123,6 +185,11 @@ class Plane:
         await asyncio.wait_for(self.engine.stop(), DEADLINE_S)
         self._collect()
         assert not any(self.engine.debug_counts().values()), self.engine.debug_counts()
+        assert self.event("internal_errors") == self.expected_internal_errors
+        assert not self.sockets_open("source")
+        assert not self.sockets_open("destination")
+        opened, closed = ([one.conn for one in self.of(kind)] for kind in _LIFE)
+        assert sorted(opened) == sorted(closed), "each opened connection has one ending"
 
     def _collect(self) -> None:
         self.records.extend(self.engine.recv_records(1000))
@@ -131,14 +198,18 @@ class Plane:
         for question in self.engine.recv_questions(64):
             self.questions.append(question)
             if question.kind is QuestionKind.IDENTITY:
-                verdict: Verdict | None = self._identify()
+                verdict: Verdict | None = self._identify(question.workload)
             else:
                 verdict = self.decide(question)
             if verdict is not None:
                 self.engine.reply(question.id, verdict)
 
-    def _identify(self) -> Verdict:
+    def _identify(self, workload: str) -> Verdict:
         if self.certificate is None:
             return Verdict.deny(Reason.SIGNING, "no certificate")
-        self.engine.identity_set(WORKLOAD, self.certificate)
+        self.engine.identity_set(workload, self.certificate)
         return Verdict(Action.FORWARD)
+
+
+if TYPE_CHECKING:
+    Planes = Callable[..., Awaitable[Plane]]

@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 DEADLINE_S = 10.0
 _POLL_S = 0.002
+_EAGER_TURNS = 50
 
 
 async def until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
     """Returns as soon as `condition` holds; fails naming `what` at the deadline."""
+    for _ in range(_EAGER_TURNS):
+        if condition():
+            return
+        await asyncio.sleep(0)
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, f"waited {deadline_s:g} s for: {what}"

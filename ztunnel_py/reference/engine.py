@@ -411,6 +411,9 @@ class ReferenceEngine:
         except EndedError as error:
             conn.closed(error.reason, error.detail)
             return
+        except asyncio.CancelledError:
+            conn.closed(conn.ending or Reason.DRAINED, "")
+            raise
         finally:
             local.handshakes.pop(conn.id, None)
             self._settle()

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from ztunnel_py.reference.stream import Stream
     from ztunnel_py.state.address import SockAddr
 
+_GONE = "the stream was reset before its response"
+
 
 async def establish(engine: ReferenceEngine, local: Local, conn: Conn) -> Tunnel:
     """Accepts an HBONE connection; its streams are served from then on.
@@ -124,10 +126,12 @@ async def _forward(
     conn.key, conn.hbone_addr = key, authority
     verdict = await engine.ask(QuestionKind.INBOUND, local.id, key)
     hop = _admit(engine, conn, verdict)
+    if stream.is_broken:
+        raise EndedError(Reason.H2, _GONE)
     app = await _dial(engine, local, conn, hop, Role.INBOUND)
     if not stream.respond(200, list(verdict.headers)):
         app.close()
-        raise EndedError(Reason.H2, "the stream was reset before its response")
+        raise EndedError(Reason.H2, _GONE)
     if verdict.preface is not None:
         app.write(proxy_protocol.header(conn.src, verdict.preface.target, tunnel.identity))
     return await Relay(stream, app, conn.count_upstream, conn.count_downstream).run()

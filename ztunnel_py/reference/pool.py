@@ -34,7 +34,7 @@ class PoolKey(NamedTuple):
 class _Pooled:
     """A tunnel and who uses it."""
 
-    tunnel: asyncio.Task[Tunnel]
+    tunnel: asyncio.Future[Tunnel]
     users: int = 0
     """Streams that live or are about to be opened."""
     idle: Timer | None = None
@@ -67,8 +67,7 @@ class Pool:
         pooled = self._find(key)
         is_reused = pooled is not None and pooled.tunnel.done()
         if pooled is None:
-            pooled = _Pooled(asyncio.ensure_future(self._dial(dial)))
-            self._tunnels.setdefault(key, []).append(pooled)
+            pooled = self._add(key, dial)
         pooled.users += 1
         if pooled.idle is not None:
             pooled.idle.cancel()
@@ -78,11 +77,7 @@ class Pool:
             # Shielded: one caller that goes away must not end the handshake of the others.
             tunnel = await asyncio.shield(chosen.tunnel)
         except BaseException:
-            chosen.users -= 1
-            if chosen.tunnel.done() and not _has_tunnel(chosen):
-                self._forget(key, chosen)
-            else:
-                self._rest(key, chosen)
+            self._given_back(key, chosen)
             raise
         return Lease(tunnel, is_reused, lambda: self._given_back(key, chosen))
 
@@ -115,9 +110,20 @@ class Pool:
 
     # --- inside
 
-    @staticmethod
-    async def _dial(dial: Callable[[], Awaitable[Tunnel]]) -> Tunnel:
-        return await dial()
+    def _add(self, key: PoolKey, dial: Callable[[], Awaitable[Tunnel]]) -> _Pooled:
+        """A tunnel on its way, there until it fails or closes."""
+        pooled = _Pooled(asyncio.ensure_future(dial()))
+        self._tunnels.setdefault(key, []).append(pooled)
+
+        def dialled(_: asyncio.Future[Tunnel]) -> None:
+            if _has_tunnel(pooled):
+                closed = pooled.tunnel.result().closed
+                closed.add_done_callback(lambda _: self._forget(key, pooled))
+            else:
+                self._forget(key, pooled)
+
+        pooled.tunnel.add_done_callback(dialled)
+        return pooled
 
     def _find(self, key: PoolKey) -> _Pooled | None:
         for pooled in list(self._tunnels.get(key, ())):
@@ -141,7 +147,7 @@ class Pool:
 
     def _rest(self, key: PoolKey, pooled: _Pooled) -> None:
         """An unused tunnel is let go after the idle time."""
-        if pooled.users == 0 and pooled.idle is None:
+        if pooled.users == 0 and pooled in self._tunnels.get(key, ()):
             pooled.idle = self._clock.call_later(self._idle_s, lambda: self._let_go(key, pooled))
 
     def _let_go(self, key: PoolKey, pooled: _Pooled) -> None:

@@ -199,8 +199,12 @@ class Session:
         """
         try:
             events = self._h2.receive_data(data)
-        except (h2.exceptions.ProtocolError, ValueError, KeyError) as error:
+        except h2.exceptions.ProtocolError as error:  # the library has queued a GOAWAY
             raise SessionError(f"{type(error).__name__}: {error}") from error
+        except (ValueError, KeyError) as error:
+            self.close(ErrorCodes.PROTOCOL_ERROR)
+            raise SessionError(f"{type(error).__name__}: {error}") from error
+        self._check_unfinished()
         found: list[Event] = []
         for event in events:
             self._translate(event, found)
@@ -331,6 +335,17 @@ class Session:
     def _receive_goaway(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
         self._went_away.append(WentAway(frame.last_stream_id, frame.error_code))
         return [], []
+
+    def _check_unfinished(self) -> None:
+        """Refuses what is too large by its beginning; the library would first read all of it."""
+        unread = self._h2.incoming_buffer._data
+        block = self._h2.incoming_buffer._headers_buffer
+        if int.from_bytes(unread[:3], "big") > self._h2.max_inbound_frame_size:
+            self.close(ErrorCodes.FRAME_SIZE_ERROR)
+            raise SessionError("frame above the size limit")
+        if sum(len(frame.data) for frame in block) > self._h2.decoder.max_header_list_size:
+            self.close(ErrorCodes.ENHANCE_YOUR_CALM)
+            raise SessionError("header block above the size limit")
 
     def _return_connection_credit(self) -> None:
         if self._connection_owed * 4 >= self._connection_window:

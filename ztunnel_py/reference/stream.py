@@ -44,6 +44,7 @@ class Stream:
         self._outbox: deque[memoryview] = deque()
         self._remote_ended = False
         self._end_queued = False
+        self._end_sent = False
         self._error: OSError | None = None
         self._is_closed = False
         self.stalled_at: float | None = None
@@ -175,17 +176,20 @@ class Stream:
         was_congested = bool(self._outbox)
         try:
             while self._outbox and not self._tunnel.is_congested:
-                sent = self._tunnel.session.send(self.number, self._outbox[0])
-                if sent:
-                    self._tunnel.flush_soon()
-                if sent < len(self._outbox[0]):
-                    self._outbox[0] = self._outbox[0][sent:]
+                piece = self._outbox[0]
+                sent = self._tunnel.session.send(self.number, piece)
+                if sent == len(piece):
+                    self._outbox.popleft()
+                else:
+                    self._outbox[0] = piece[sent:]
+                self._tunnel.queued(sent)  # may end the tunnel, and with it this stream
+                if sent < len(piece):
                     return
-                self._outbox.popleft()
         except BrokenPipeError as error:
             self.broke(error)
             return
-        if self._end_queued and not self._outbox:
+        if self._end_queued and not self._end_sent and not self._outbox:
+            self._end_sent = True
             self._tunnel.session.end(self.number)
             self._tunnel.flush_soon()
         if was_congested:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ztunnel_py.reference.tls import Tls
 
 _HIGH_WATER = 1 << 20  # unsent bytes on the socket above which no stream is served
+_FLUSH_AT = 256 << 10  # bytes of streams that are sent within a turn, so that the socket can object
 _CONTROL_LIMIT = 4 << 20  # unsent bytes above which a remote side that never reads is given up
 _LINGER_S = 1.0
 
@@ -56,6 +57,8 @@ class Tunnel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._timer: Timer | None = None
         self._flush_queued = False
+        self._queued = 0
+        """Bytes of streams that the session holds for the next flush."""
         self._slots_freed: deque[asyncio.Future[None]] = deque()
         self.session = Session(settings, is_client=is_client)
         self.streams: dict[int, Stream] = {}
@@ -157,9 +160,18 @@ class Tunnel(asyncio.BufferedProtocol):
             self._flush_queued = True
             asyncio.get_running_loop().call_soon(self.flush)
 
+    def queued(self, length: int) -> None:
+        """A stream gave bytes to the session: they leave at the end of this turn, many sooner."""
+        self._queued += length
+        if self._queued >= _FLUSH_AT:
+            self.flush()
+        elif length:
+            self.flush_soon()
+
     def flush(self) -> None:
         """Sends what the session has to say: one TLS write, one socket write."""
         self._flush_queued = False
+        self._queued = 0
         if self._transport is None or self.closed.done() or not self._tls.is_established:
             return
         if plain := self.session.take():
@@ -191,8 +203,9 @@ class Tunnel(asyncio.BufferedProtocol):
         was_established = self._tls.is_established
         try:
             plain = self._tls.receive(self._scratch[:nbytes])
-            if self._tls.is_established and not was_established:
-                self._establish()
+            if self._tls.is_established and not was_established and not self._establish():
+                self._end(None)
+                return
             if plain:
                 self._handle(plain)
             self.flush()
@@ -229,16 +242,17 @@ class Tunnel(asyncio.BufferedProtocol):
 
     # --- inside
 
-    def _establish(self) -> None:
+    def _establish(self) -> bool:
         """TLS is complete: who is it? Then the first PING is due in one interval."""
         try:
             self.identity = self._check_remote(self._tls)
-        except Exception as error:  # any doubt about who this is ends the tunnel
+        except Exception as error:  # any doubt about who this is ends the tunnel, unsaid
             self._refuse(error)
-            raise SessionError(str(error)) from error
+            return False
         if not self.established.done():
             self.established.set_result(None)
         self._timer = self._clock.call_later(self._settings.ping_interval_s, self._ping)
+        return True
 
     def _refuse(self, error: Exception) -> None:
         if not self.established.done():
@@ -342,10 +356,7 @@ class Tunnel(asyncio.BufferedProtocol):
             return
         if error is not None:
             self._refuse(error)
-            if self._tls.is_established:
-                if isinstance(error, SessionError):
-                    self.session.close(ErrorCodes.PROTOCOL_ERROR)
-                self.flush()
+            self.flush()
         self._hang_up()
 
     def _hang_up(self) -> None:
