@@ -75,7 +75,8 @@ async def within(clock: Clock, limit_s: float, awaitable: Awaitable[T]) -> T:
     try:
         return await future
     except asyncio.CancelledError:
-        if has_elapsed:
+        task = asyncio.current_task()
+        if has_elapsed and not (task and task.cancelling()):
             raise TimeoutError("deadline has elapsed") from None
         raise
     finally:

@@ -205,9 +205,7 @@ async def test_pooled_tunnel_closes_when_the_last_connection_of_a_drain_is_over(
     await drained(client)
 
 
-async def test_immediate_drain_ends_streams_tunnels_and_handshakes(
-    server: Plane, net: Net
-) -> None:
+async def test_immediate_drain_ends_streams_tunnels_and_handshakes(server: Plane, net: Net) -> None:
     app = await net.app()
     server.decide = lambda _: forward(app.address)
     tunnel = await net.tunnel(server)

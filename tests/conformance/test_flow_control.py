@@ -10,7 +10,7 @@ import pytest
 from hyperframe.frame import DataFrame
 
 from tests.support.frames import INITIAL_WINDOW, MAX_FRAME
-from tests.support.plane import SERVER, forward, through
+from tests.support.plane import SERVER, forward, inbound_key, through
 from tests.support.wait import settle, until
 from ztunnel_py.errors import Reason
 
@@ -54,7 +54,7 @@ async def test_sixteen_stalled_applications_do_not_stop_the_seventeenth(
 ) -> None:
     deaf, app = await net.app(), await net.app()
     server.decide = lambda question: forward(
-        app.address if question.key.authority == "app:1" else deaf.address
+        app.address if inbound_key(question).authority == "app:1" else deaf.address
     )
     tunnel = await net.tunnel(server)
     for _ in range(16):
@@ -218,7 +218,7 @@ async def narrow(client: Plane, net: Net) -> tuple[Wire, int, Tcp]:
 
 
 async def test_settings_that_widen_the_window_apply_to_running_streams(
-    narrow: tuple[Wire, int, Tcp]
+    narrow: tuple[Wire, int, Tcp],
 ) -> None:
     tunnel, stream, user = narrow
     user.send(b"0123456789abcdef")
@@ -232,7 +232,7 @@ async def test_settings_that_widen_the_window_apply_to_running_streams(
 
 
 async def test_window_made_negative_by_settings_must_be_made_good_first(
-    narrow: tuple[Wire, int, Tcp]
+    narrow: tuple[Wire, int, Tcp],
 ) -> None:
     tunnel, stream, user = narrow
     user.send(b"0123456789abcdef")
@@ -247,7 +247,7 @@ async def test_window_made_negative_by_settings_must_be_made_good_first(
 
 
 async def test_end_of_a_stream_without_window_waits_for_its_data(
-    narrow: tuple[Wire, int, Tcp]
+    narrow: tuple[Wire, int, Tcp],
 ) -> None:
     tunnel, stream, user = narrow
     user.send(b"0123456789abcdef")
@@ -309,9 +309,7 @@ async def test_peer_that_reads_nothing_stalls_its_tunnel_within_bounds(
 
 
 @pytest.mark.parametrize("window", [65_535, 1 << 20, WINDOW])
-async def test_windows_are_those_of_the_settings(
-    planes: Planes, net: Net, window: int
-) -> None:
+async def test_windows_are_those_of_the_settings(planes: Planes, net: Net, window: int) -> None:
     plane = await planes(
         SERVER, stream_window=window, connection_window=4 * window, frame_size=16384
     )
@@ -324,9 +322,7 @@ async def test_windows_are_those_of_the_settings(
 # --- the budget of what waits for stalled readers
 
 
-async def test_over_budget_the_stream_stalled_longest_is_reset(
-    planes: Planes, net: Net
-) -> None:
+async def test_over_budget_the_stream_stalled_longest_is_reset(planes: Planes, net: Net) -> None:
     hole = net.hole()
     plane = await planes(SERVER, buffer_budget=5 << 20)
     plane.decide = lambda _: forward(hole, reporter="destination")

@@ -211,9 +211,7 @@ async def test_broken_framing_ends_the_tunnel_with_one_goaway(
 @pytest.mark.parametrize(
     ("setting", "value"), [(INITIAL_WINDOW, 2**31), (MAX_FRAME, 1), (ENABLE_PUSH, 2)]
 )
-async def test_settings_out_of_range_end_the_tunnel(
-    tunnel: Wire, setting: int, value: int
-) -> None:
+async def test_settings_out_of_range_end_the_tunnel(tunnel: Wire, setting: int, value: int) -> None:
     tunnel.say(SettingsFrame(settings={setting: value}).serialize())
 
     assert (await tunnel.goaway()).error_code in (FLOW_CONTROL_ERROR, PROTOCOL_ERROR)
@@ -251,9 +249,7 @@ async def test_even_stream_from_a_client_ends_the_tunnel(tunnel: Wire, even: int
     [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x00" * 100, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"],
     ids=["http/1.1", "zeros", "almost a preface"],
 )
-async def test_garbage_after_tls_ends_the_tunnel(
-    server: Plane, net: Net, said: bytes
-) -> None:
+async def test_garbage_after_tls_ends_the_tunnel(server: Plane, net: Net, said: bytes) -> None:
     tunnel = await net.raw_tunnel(server.port(Role.INBOUND), net.certify(CLIENT))
 
     tunnel.say(said)

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.plane import CLIENT, LOOPBACK, SERVER, WORKLOAD, address, forward
+from tests.support.plane import (
+    CLIENT,
+    LOOPBACK,
+    SERVER,
+    WORKLOAD,
+    address,
+    captured_key,
+    forward,
+    inbound_key,
+)
 from tests.support.wait import settle, until
 from ztunnel_py.dataplane.abc import ListenAddress, Role, WorkloadSpec
 from ztunnel_py.decide.verdict import Verdict
@@ -76,7 +85,7 @@ async def test_occupied_port_is_an_error_that_leaves_no_listener_behind(client: 
 @pytest.mark.parametrize(
     ("orig_src", "outcome"), [("true", "PermissionError"), ("unset", "not transparent")]
 )
-async def test_keeping_client_addresses_needs_privilege_only_if_required(
+def test_keeping_client_addresses_needs_privilege_only_if_required(
     engine_name: str, orig_src: str, outcome: str
 ) -> None:
     command = [sys.executable, "-m", "tests.support.unprivileged", engine_name, orig_src]
@@ -117,28 +126,26 @@ async def test_ipv4_client_of_a_dual_stack_listener_is_plain_ipv4(
     plane.decide = lambda _: DENIED
 
     user = await net.dial(address(plane.port(role).port))
-    question = await plane.asked()
+    key = captured_key(await plane.asked())
     record = await plane.denied()
 
-    assert (question.key.src, question.key.dst) == (user.local.ip, user.remote)
+    assert (key.src, key.dst) == (user.local.ip, user.remote)
     assert (record.src, record.dst) == (user.local, user.remote)
     assert record.src.ip.version == record.dst.ip.version == 4
 
 
 @needs_ipv6
 @pytest.mark.spec("dataplane-13")
-async def test_ipv4_tunnel_to_a_dual_stack_listener_is_plain_ipv4(
-    planes: Planes, net: Net
-) -> None:
+async def test_ipv4_tunnel_to_a_dual_stack_listener_is_plain_ipv4(planes: Planes, net: Net) -> None:
     plane = await planes(SERVER, host="::")
     plane.decide = lambda _: DENIED
     tunnel = await net.tunnel(plane, at=address(plane.port(Role.INBOUND).port))
 
     tunnel.connect()
-    question = await plane.asked()
+    key = inbound_key(await plane.asked())
     record = await plane.denied()
 
-    assert (question.key.src, question.key.local) == (tunnel.local.ip, tunnel.remote.ip)
+    assert (key.src, key.local) == (tunnel.local.ip, tunnel.remote.ip)
     assert (record.src, record.dst) == (tunnel.local, tunnel.remote)
 
 
@@ -151,12 +158,10 @@ async def test_destination_without_redirection_is_the_local_address(
 
     await net.dial(client.port(role))
 
-    assert (await client.asked()).key.dst == client.port(role)
+    assert captured_key(await client.asked()).dst == client.port(role)
 
 
-async def test_removed_workload_listens_no_more_and_the_others_do(
-    client: Plane, net: Net
-) -> None:
+async def test_removed_workload_listens_no_more_and_the_others_do(client: Plane, net: Net) -> None:
     client.add("b")
     app = await net.app()
     client.decide = lambda _: forward(app.address)

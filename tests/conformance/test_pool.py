@@ -331,9 +331,7 @@ async def test_tunnels_are_listed_with_identity_and_streams(
     assert {one.protocol for one in client.engine.connections()} == {HopProtocol.HBONE.value}
 
 
-async def test_one_failed_handshake_gives_every_waiter_its_reason(
-    client: Plane, net: Net
-) -> None:
+async def test_one_failed_handshake_gives_every_waiter_its_reason(client: Plane, net: Net) -> None:
     server = await net.server(OTHER)
     crowd = [await net.user(client) for _ in range(10)]
     await client.asked(10)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.frames import CANCEL, INTERNAL_ERROR, REFUSED_STREAM
-from tests.support.plane import CLIENT, address, forward, through
+from tests.support.plane import CLIENT, address, forward, inbound_key, through
 from ztunnel_py.dataplane.abc import RecordKind, Role
 from ztunnel_py.decide.verdict import Verdict
 from ztunnel_py.errors import Flag, Reason
@@ -45,7 +45,8 @@ async def test_connect_has_exactly_authority_baggage_forwarded_and_traceparent(
 
 @pytest.mark.spec("dataplane-47")
 @pytest.mark.parametrize(
-    ("host", "suffix"), [("web.shop.svc.cluster.local", ";host=web.shop.svc.cluster.local"), ("", "")]
+    ("host", "suffix"),
+    [("web.shop.svc.cluster.local", ";host=web.shop.svc.cluster.local"), ("", "")],
 )
 async def test_forwarded_names_the_service_if_there_is_one(
     client: Plane, net: Net, host: str, suffix: str
@@ -176,9 +177,7 @@ async def test_informational_response_is_not_the_response(client: Plane, net: Ne
 
 
 @pytest.mark.parametrize("status", ["", "2oo", "20", "-200"])
-async def test_malformed_status_costs_only_its_stream(
-    client: Plane, net: Net, status: str
-) -> None:
+async def test_malformed_status_costs_only_its_stream(client: Plane, net: Net, status: str) -> None:
     server = await net.server(responds=None)
     client.decide = lambda _: through(server.address)
     user = await net.user(client)
@@ -196,9 +195,7 @@ async def test_malformed_status_costs_only_its_stream(
 
 
 @pytest.mark.spec("dataplane-66")
-async def test_other_method_than_connect_gets_400_and_no_question(
-    server: Plane, net: Net
-) -> None:
+async def test_other_method_than_connect_gets_400_and_no_question(server: Plane, net: Net) -> None:
     tunnel = await net.tunnel(server)
 
     stream = tunnel.request(
@@ -346,11 +343,11 @@ async def test_source_is_the_tcp_client_whatever_forwarded_says(server: Plane, n
     tunnel = await net.tunnel(server)
 
     tunnel.connect(("forwarded", 'for="1.2.3.4:5";host=web.shop'))
-    question = await server.asked()
+    key = inbound_key(await server.asked())
     record = await server.record(RecordKind.OPENED)
 
-    assert question.key.src == tunnel.local.ip
-    assert question.key.forwarded_host == "web.shop"
+    assert key.src == tunnel.local.ip
+    assert key.forwarded_host == "web.shop"
     assert record.src == tunnel.local
 
 
@@ -358,10 +355,12 @@ async def test_question_about_a_stream_carries_all_that_decides(server: Plane, n
     tunnel = await net.tunnel(server)
 
     tunnel.connect(
-        ("baggage", "a=1"), ("baggage", "b=2"), ("x-forwarded-network", "west"),
+        ("baggage", "a=1"),
+        ("baggage", "b=2"),
+        ("x-forwarded-network", "west"),
         authority="web.shop:80",
     )
-    key = (await server.asked()).key
+    key = inbound_key(await server.asked())
 
     assert (key.workload, key.local, key.identity) == ("a", server.port(Role.INBOUND).ip, CLIENT)
     assert (key.authority, key.network, key.baggage) == ("web.shop:80", "west", ("a=1", "b=2"))
@@ -384,7 +383,7 @@ async def test_forwarded_host_is_read_as_ztunnel_reads_it(
 
     tunnel.connect(("forwarded", header))
 
-    assert (await server.asked()).key.forwarded_host == host
+    assert inbound_key(await server.asked()).forwarded_host == host
 
 
 @pytest.mark.spec("dataplane-85")
@@ -410,7 +409,7 @@ async def test_denial_and_failure_of_a_stream_leave_the_others_alone(
         "gone:1": forward(gone.address, reporter="destination"),
         "denied:1": Verdict.deny(Reason.UNKNOWN_HOST, "denied"),
     }
-    server.decide = lambda question: verdicts[question.key.authority]
+    server.decide = lambda question: verdicts[inbound_key(question).authority]
     tunnel = await net.tunnel(server)
     good = tunnel.connect(authority="good:1")
     served = await app.accept()

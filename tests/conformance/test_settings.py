@@ -33,9 +33,7 @@ def first_flight(tunnel: Wire) -> list[Frame]:
 
 
 @pytest.mark.spec("dataplane-60")
-async def test_client_begins_with_settings_and_a_connection_window(
-    client: Plane, net: Net
-) -> None:
+async def test_client_begins_with_settings_and_a_connection_window(client: Plane, net: Net) -> None:
     server = await net.server(responds=None)
     client.decide = lambda _: through(server.address)
 
@@ -56,9 +54,7 @@ async def test_client_begins_with_settings_and_a_connection_window(
 
 
 @pytest.mark.spec("dataplane-61")
-async def test_server_begins_with_settings_and_a_connection_window(
-    server: Plane, net: Net
-) -> None:
+async def test_server_begins_with_settings_and_a_connection_window(server: Plane, net: Net) -> None:
     tunnel = await net.tunnel(server)
 
     settings, window = first_flight(tunnel)
@@ -151,9 +147,7 @@ async def test_ping_is_repeated_10_s_after_its_ack(server: Plane, net: Net) -> N
     assert not tunnel.is_closed
 
 
-async def test_ping_of_the_other_side_is_answered_with_its_payload(
-    server: Plane, net: Net
-) -> None:
+async def test_ping_of_the_other_side_is_answered_with_its_payload(server: Plane, net: Net) -> None:
     tunnel = await net.tunnel(server)
 
     tunnel.say(tunnel.make.ping(b"01234567"))

@@ -75,9 +75,7 @@ async def test_bytes_after_the_negotiation_reach_the_destination(
     client: Plane, net: Net, protocol: str
 ) -> None:
     app, server = await net.app(), await net.server()
-    client.decide = lambda _: (
-        forward(app.address) if protocol == "tcp" else through(server.address)
-    )
+    client.decide = lambda _: forward(app.address) if protocol == "tcp" else through(server.address)
     user = await socks(net, client)
 
     user.send(HELLO + CONNECT_V4 + b"at once")
@@ -150,9 +148,7 @@ async def test_client_that_stops_half_way_gets_code_1(client: Plane, net: Net) -
     assert await user.read_all() == b"\x05\x00" + FAILURE
 
 
-async def test_client_that_says_nothing_is_let_go_at_the_deadline(
-    client: Plane, net: Net
-) -> None:
+async def test_client_that_says_nothing_is_let_go_at_the_deadline(client: Plane, net: Net) -> None:
     user = await socks(net, client)
     await until(lambda: client.sockets_open("source") == 1, "the accept")
     await settle()

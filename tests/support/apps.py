@@ -138,6 +138,8 @@ class App:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tcp = Tcp(reader, writer)
         self.accepted.append(tcp)
+        if not self._server.is_serving():
+            tcp.close()  # was on its way when the test ended
         self._arrived.put_nowait(tcp)
         if self._behave is not None:
             await self._behave(tcp)

@@ -87,9 +87,7 @@ class FrameReader:
 
     def headers(self, frame: frames.HeadersFrame) -> Headers:
         """What a HEADERS frame says; to be called for each, in order."""
-        return [
-            (str(name), str(value)) for name, value in self._decoder.decode(frame.data)
-        ]
+        return [(str(name), str(value)) for name, value in self._decoder.decode(frame.data)]
 
 
 def connect(authority: str = "10.0.0.9:80", *more: tuple[str, str]) -> Headers:

@@ -15,6 +15,7 @@ from ztunnel_py.dataplane.abc import (
     WorkloadSpec,
 )
 from ztunnel_py.dataplane.counters import SlotCounts
+from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
 from ztunnel_py.decide.verdict import Action, Hop, HopProtocol, LogFields, TrafficLabels, Verdict
 from ztunnel_py.errors import Reason
 from ztunnel_py.identity.spiffe import Identity
@@ -72,6 +73,18 @@ def forward(
 def through(to: SockAddr, authority: str = "10.0.0.9:80", **more: object) -> Verdict:
     """A verdict to an HBONE server."""
     return forward(to, HopProtocol.HBONE, authority=authority, **more)  # type: ignore[arg-type]
+
+
+def inbound_key(question: Question) -> InboundKey:
+    """The key of a question about a stream."""
+    assert isinstance(question.key, InboundKey)
+    return question.key
+
+
+def captured_key(question: Question) -> OutboundKey | PassthroughKey:
+    """The key of a question about a captured connection."""
+    assert isinstance(question.key, OutboundKey | PassthroughKey)
+    return question.key
 
 
 class Plane:

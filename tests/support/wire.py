@@ -127,7 +127,7 @@ class Wire:
         """DATA of up to 1 MiB, as the engine's windows allow."""
         for start in range(0, len(payload), _FRAME):
             piece = payload[start : start + _FRAME]
-            await until(lambda n=len(piece): self.credit(stream) >= n, "credit")  # type: ignore[misc]
+            await self._room(stream, len(piece))
             self.data(stream, piece)
         if end:
             self.data(stream, b"", end=True)
@@ -147,7 +147,7 @@ class Wire:
         for payload in (b"fence  1", b"fence  2"):
             self._pongs.discard(payload)
             self.say(self.make.ping(payload))
-            await until(lambda p=payload: p in self._pongs, "a PING's ack")  # type: ignore[misc]
+            await self._pong(payload)
 
     async def status(self, stream: int) -> int:
         """The status of a response, waited for."""
@@ -210,6 +210,12 @@ class Wire:
         return [frame for frame in self.frames if isinstance(frame, kind)]
 
     # --- inside
+
+    async def _room(self, stream: int, length: int) -> None:
+        await until(lambda: self.credit(stream) >= length, f"{length} bytes of credit")
+
+    async def _pong(self, payload: bytes) -> None:
+        await until(lambda: payload in self._pongs, f"the ack of {payload!r}")
 
     async def _read(self) -> None:
         with contextlib.suppress(OSError):
@@ -286,6 +292,8 @@ class WireServer:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire = Wire(reader, writer, is_client=False)
+        if not self._server.is_serving():
+            wire.hang_up()  # was on its way when the test ended
         wire.responds = self._responds
         wire.greet(self._settings, is_client=False)
         self.tunnels.append(wire)

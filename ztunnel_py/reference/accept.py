@@ -57,15 +57,16 @@ class Listener:
         self._is_serving = True
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept, _BATCH)
 
-    def close(self) -> None:
-        """Stops listening; connections that had already been accepted by the kernel are served."""
+    def close(self, *, serve_backlog: bool = False) -> None:
+        """Stops listening; connections that the kernel had already accepted are served if asked."""
         if self._sock.fileno() < 0:
             return
         if self._pause is not None:
             self._pause.cancel()
         if self._is_serving:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
-            self._accept(sockets.BACKLOG + 1)
+            if serve_backlog:
+                self._accept(sockets.BACKLOG + 1)
             if self._pause is not None:
                 self._pause.cancel()
         self._sock.close()

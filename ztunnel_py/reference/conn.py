@@ -71,6 +71,7 @@ class Conn:
         self.task: asyncio.Task[None] | None = None
         self.ending: Reason | None = None
         """Why somebody else ends it; set before its task is cancelled."""
+        self.ending_detail = ""
         self._hop: Hop | None = None
         self._verdict: Verdict | None = None
         self._slot: SlotCounts | None = None
@@ -118,10 +119,10 @@ class Conn:
             self._slot.count_closed(reason.flag)
             self._engine.record(self._record(RecordKind.CLOSED, reason, detail))
 
-    def kill(self, reason: Reason) -> None:
+    def kill(self, reason: Reason, detail: str = "") -> None:
         """Ends it from outside."""
         if self.ending is None and self.task is not None and not self.task.done():
-            self.ending = reason
+            self.ending, self.ending_detail = reason, detail
             self.task.cancel()
 
     def view(self) -> ConnView:

@@ -89,7 +89,7 @@ class ReferenceEngine:
         """See the contract."""
         for local in self._scope(workload):
             for listener in local.listeners.values():
-                listener.close()
+                listener.close(serve_backlog=mode is DrainMode.GRACEFUL)
             local.is_draining = True
             for tunnel, _ in list(local.served.values()):
                 tunnel.drain()
@@ -319,7 +319,7 @@ class ReferenceEngine:
         def ended(task: asyncio.Task[None]) -> None:
             work.close()  # never begun, if it was cancelled before its first step
             if task.cancelled():
-                conn.closed(conn.ending or Reason.DRAINED, "")
+                conn.closed(conn.ending or Reason.DRAINED, conn.ending_detail)
             release()
             local.conns.pop(conn.id, None)
             if local.is_draining and not local.conns:
@@ -346,7 +346,7 @@ class ReferenceEngine:
                 level("HBONE ping timeout/error", {"peer": Display(str(remote))})
             self._settle()
 
-        tunnel.closed.add_done_callback(closed)
+        tunnel.flushed.add_done_callback(closed)
 
     # --- inside
 
@@ -394,50 +394,57 @@ class ReferenceEngine:
             case Role.PASSTHROUGH:
                 self.run(local, conn, inbound.serve_passthrough(self, local, conn), release)
             case Role.INBOUND:
-                self._spawn(self._serve_tunnel(local, conn)).add_done_callback(lambda _: release())
+                self._shake_hands(local, conn, self._serve_tunnel(local, conn), release)
             case Role.SOCKS5:
-                self._spawn(self._serve_socks5(local, conn, sock, release))
+                self._shake_hands(local, conn, self._serve_socks5(local, conn, sock), release)
+
+    def _shake_hands(
+        self,
+        local: Local,
+        conn: Conn,
+        work: Coroutine[object, object, None],
+        release: Callable[[], None],
+    ) -> None:
+        """Runs a connection that has yet to say who or whereto; their number is bounded."""
+        if len(local.handshakes) >= self.settings.handshakes_at_once:
+            self._events["handshakes_refused"] += 1
+            local.longest_handshake().kill(Reason.TOO_BUSY, "handshakes")
+        local.handshakes[conn.id] = conn
+        conn.task = self._spawn(work)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            work.close()  # never begun, if it was cancelled before its first step
+            local.handshakes.pop(conn.id, None)
+            if task.cancelled():
+                conn.closed(conn.ending or Reason.DRAINED, conn.ending_detail)
+            release()
+            self._settle()
+
+        conn.task.add_done_callback(ended)
 
     async def _serve_tunnel(self, local: Local, conn: Conn) -> None:
         """An inbound HBONE connection; only a handshake that fails is an ending of its own."""
-        if len(local.handshakes) >= self.settings.handshakes_at_once:
-            self._events["handshakes_refused"] += 1
-            conn.closed(Reason.TOO_BUSY, "handshakes")
-            return
-        conn.task = asyncio.current_task()
-        local.handshakes[conn.id] = conn
         try:
             tunnel = await inbound.establish(self, local, conn)
         except EndedError as error:
             conn.closed(error.reason, error.detail)
             return
-        except asyncio.CancelledError:
-            conn.closed(conn.ending or Reason.DRAINED, "")
-            raise
-        finally:
-            local.handshakes.pop(conn.id, None)
-            self._settle()
-        await asyncio.wait([tunnel.closed])
+        local.handshakes.pop(conn.id, None)
+        self._settle()
+        await asyncio.wait([tunnel.flushed])
 
-    async def _serve_socks5(
-        self, local: Local, conn: Conn, sock: socket.socket, release: Callable[[], None]
-    ) -> None:
+    async def _serve_socks5(self, local: Local, conn: Conn, sock: socket.socket) -> None:
+        """A SOCKS5 client; once it has said whereto, its connection begins."""
         try:
             target = await socks5.negotiate(sock, self.clock, self.settings.handshake_timeout_s)
         except (socks5.NegotiationError, OSError) as error:
             log.warn(f"failed to negotiate socks connection: {error}")
-            release()
             return
-        except BaseException:
-            release()
-            raise
         served = Conn(self, local.id, Direction.OUTBOUND, conn.src, target, conn.take_sock())
-
-        def released() -> None:
-            served.close_sock()
-            release()
-
-        self.run(local, served, outbound.serve(self, local, served), released)
+        self.run(local, served, outbound.serve(self, local, served), served.close_sock)
+        local.handshakes.pop(conn.id, None)
+        assert served.task is not None
+        await asyncio.wait([served.task])
 
     def _exhausted(self, error: OSError) -> None:
         self._events["accept_exhausted"] += 1
@@ -456,7 +463,7 @@ class ReferenceEngine:
                 longest = min(stalled, key=lambda stream: stream.stalled_at or 0.0)
                 self._events["over_budget"] += 1
                 assert longest.kill is not None
-                longest.kill(Reason.OVER_BUDGET)
+                longest.kill(Reason.OVER_BUDGET, f"{self.settings.buffer_budget} bytes")
 
     def _scope(self, workload: str | None) -> list[Local]:
         if workload is None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Local:
         self.contexts: TlsContexts | None = None
         self.conns: dict[int, Conn] = {}
         self.handshakes: dict[int, Conn] = {}
-        """Connections accepted on 15008 that have not finished TLS."""
+        """Connections accepted on 15008 or 15080 that have not yet said who or whereto."""
         self.served: dict[int, tuple[Tunnel, SockAddr]] = {}
         """Inbound tunnels by id, with their TCP source."""
         self.buffered = 0
@@ -40,6 +41,12 @@ class Local:
     def is_transparent(self, role: Role) -> bool:
         """Whether the role's listener lets us keep client addresses."""
         return role in self.listeners and self.listeners[role].is_transparent
+
+    def longest_handshake(self) -> Conn:
+        """The oldest handshake of the address that has most of them."""
+        counts = Counter(conn.src.ip for conn in self.handshakes.values())
+        (worst, _), *_ = counts.most_common(1)
+        return next(conn for conn in self.handshakes.values() if conn.src.ip == worst)
 
     def tunnels(self) -> list[Tunnel]:
         """Established tunnels of both directions."""

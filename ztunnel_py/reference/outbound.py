@@ -125,6 +125,7 @@ async def _request(
         )
     except TimeoutError as error:
         raise EndedError(Reason.H2, f"no free stream within {limit:g} s") from error
+    stream.kill = conn.kill
     try:
         status, _ = await within(engine.clock, limit, stream.response)
     except TimeoutError as error:

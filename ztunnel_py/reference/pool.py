@@ -116,11 +116,13 @@ class Pool:
         self._tunnels.setdefault(key, []).append(pooled)
 
         def dialled(_: asyncio.Future[Tunnel]) -> None:
-            if _has_tunnel(pooled):
+            if not _has_tunnel(pooled):
+                self._forget(key, pooled)
+            elif pooled not in self._tunnels.get(key, ()):
+                pooled.tunnel.result().retire()
+            else:
                 closed = pooled.tunnel.result().closed
                 closed.add_done_callback(lambda _: self._forget(key, pooled))
-            else:
-                self._forget(key, pooled)
 
         pooled.tunnel.add_done_callback(dialled)
         return pooled
@@ -151,9 +153,13 @@ class Pool:
             pooled.idle = self._clock.call_later(self._idle_s, lambda: self._let_go(key, pooled))
 
     def _let_go(self, key: PoolKey, pooled: _Pooled) -> None:
-        self._forget(key, pooled)
+        """Retires a tunnel; one on its way goes to those who wait for it, if somebody does."""
         if _has_tunnel(pooled):
+            self._forget(key, pooled)
             pooled.tunnel.result().retire()
+        elif pooled.users == 0:
+            self._forget(key, pooled)
+            pooled.tunnel.cancel()
 
     def _forget(self, key: PoolKey, pooled: _Pooled) -> None:
         if pooled.idle is not None:

@@ -44,18 +44,16 @@ class Direction:
         self._is_stalled = False
         self.twin: Direction
         self.is_over = False
-        self.carried = 0
         self.error: OSError | None = None
 
     def received(self, data: bytes) -> None:
         """Passes bytes on; pauses the source while the target cannot take more."""
-        if self.is_over:
+        if self._has_ended:
             return
         if self._target.is_broken:
-            self._finish(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+            self._stop(BrokenPipeError(errno.EPIPE, "Broken pipe"))
             return
         self._target.write(data)
-        self.carried += len(data)
         self._count(len(data))
         if self._target.is_congested:
             self._is_stalled = True
@@ -63,18 +61,14 @@ class Direction:
 
     def ended(self) -> None:
         """Half-closes the target; over once everything has left."""
-        if self._has_ended or self.is_over:
-            return
-        self._has_ended = True
-        self._target.end()
-        if not self._target.is_congested:
-            self._finish(None)
+        self._stop(None)
 
     def failed(self, error: OSError) -> None:
         """The source broke: ends this way, and the other way if it was waiting to write there."""
-        self._finish(error)
+        self._stop(error)
         if self.twin._is_stalled or self.twin._has_ended:
-            self.twin._finish(error)
+            self.twin._stop(error)
+            self.twin._finish()
 
     def writable(self) -> None:
         """The source, as the twin's target, has written everything."""
@@ -83,22 +77,27 @@ class Direction:
     def _target_drained(self) -> None:
         self._is_stalled = False
         if self._has_ended:
-            self._finish(None)
-        elif not self.is_over:
+            self._finish()
+        else:
             self._source.resume()
 
-    def _finish(self, error: OSError | None) -> None:
-        if self.is_over:
+    def _stop(self, error: OSError | None) -> None:
+        """Takes no more from the source; what the target has taken still leaves."""
+        if self._has_ended:
             return
-        self.is_over = True
+        self._has_ended = True
         if error is not None:
             self._source.pause()
             if error.errno not in _QUIET:
                 self.error = error
-            self._target.end()
-        unsent = self._target.unsent if self._target.is_broken else 0
-        self.carried -= unsent
-        self._done()
+        self._target.end()
+        if self._target.is_broken or not self._target.is_congested:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._done()
 
 
 class Relay:

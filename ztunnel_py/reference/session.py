@@ -215,10 +215,9 @@ class Session:
 
     def take(self) -> bytes:
         """Bytes for the wire, all of them, once."""
-        data = self._h2.data_to_send()
-        if self._raw:
-            data += b"".join(self._raw)
-            self._raw.clear()
+        self._raw.append(self._h2.data_to_send())
+        data = b"".join(self._raw)
+        self._raw.clear()
         return data
 
     # --- streams
@@ -323,6 +322,7 @@ class Session:
         state.remote_ended |= not local
         if state.local_ended and state.remote_ended:
             del self._streams[stream]
+            self._resets = max(0, self._resets - 1)
 
     def _refuse(self, stream: int, code: ErrorCodes) -> None:
         with contextlib.suppress(h2.exceptions.ProtocolError):
@@ -366,7 +366,6 @@ class Session:
             case h2.events.ResponseReceived():
                 self._read_response(event.stream_id, _text(event.headers), found)
             case h2.events.StreamEnded():
-                self._resets = max(0, self._resets - 1)
                 if event.stream_id in self._streams:
                     self._ended(event.stream_id, local=False)
                     found.append(StreamEnded(event.stream_id))

@@ -11,7 +11,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import within
-from ztunnel_py.state.address import SockAddr
+from ztunnel_py.state.address import SockAddr, canonical
 
 if TYPE_CHECKING:
     import socket
@@ -74,7 +74,7 @@ async def _converse(sock: socket.socket) -> SockAddr:
     else:
         raise NegotiationError(_UNSUPPORTED, f"address type {kind}")
     port = int.from_bytes(await _read(sock, 2), "big")
-    return SockAddr(ipaddress.ip_address(raw), port)
+    return SockAddr(canonical(ipaddress.ip_address(raw)), port)
 
 
 async def _read(sock: socket.socket, length: int) -> bytes:

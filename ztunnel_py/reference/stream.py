@@ -12,16 +12,18 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ztunnel_py.errors import Reason
+from ztunnel_py.reference.relay import os_error_text
 from ztunnel_py.reference.session import ErrorCodes, SessionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ztunnel_py.errors import Reason
     from ztunnel_py.reference.io import Sink
     from ztunnel_py.reference.session import Headers
     from ztunnel_py.reference.tunnel import Tunnel
 
+_JOINED = 4096
 _QUIET_RESETS = (ErrorCodes.NO_ERROR, ErrorCodes.CANCEL)
 
 
@@ -40,7 +42,7 @@ class Stream:
         self.response: asyncio.Future[tuple[int, Headers]] = asyncio.Future()
         self._sink: Sink | None = None
         self._is_paused = True
-        self._inbox: deque[bytes] = deque()
+        self._inbox: deque[bytes | bytearray] = deque()
         self._outbox: deque[memoryview] = deque()
         self._remote_ended = False
         self._end_queued = False
@@ -49,7 +51,7 @@ class Stream:
         self._is_closed = False
         self.stalled_at: float | None = None
         """Since when bytes wait for the reader, seconds of the clock."""
-        self.kill: Callable[[Reason], None] | None = None
+        self.kill: Callable[[Reason, str], None] | None = None
         """Ends the connection this stream belongs to."""
 
     # --- Io
@@ -96,7 +98,7 @@ class Stream:
         while self._inbox and not self._is_paused and self._sink is not None:
             data = self._inbox.popleft()
             self._tunnel.buffered(-len(data))
-            self._push(data)
+            self._push(bytes(data))
         if not self._inbox:
             self.stalled_at = None
             if not self._is_paused:
@@ -110,9 +112,9 @@ class Stream:
 
     def abort(self, code: ErrorCodes) -> None:
         """Breaks the stream without a report."""
+        self._sink = None
+        self._drop()
         if not self._is_closed:
-            self._sink = None
-            self._drop()
             self._tunnel.close_stream(self, code)
 
     def respond(self, status: int, headers: Headers) -> bool:
@@ -132,7 +134,7 @@ class Stream:
         if self._is_paused or self._inbox or self._sink is None:
             if self.stalled_at is None:
                 self.stalled_at = self._tunnel.now()
-            self._inbox.append(data)
+            self._keep(data)
             self._tunnel.buffered(len(data))
         else:
             self._push(data)
@@ -149,27 +151,28 @@ class Stream:
             self.response.set_exception(SessionError(f"stream reset: {_code_name(code)}"))
             self.response.exception()
         if code in _QUIET_RESETS:
-            self._outbox.clear()
-            self._error = broken_pipe()
-            self.remote_ended()
-            self.report_writable()
+            self._remote_ended = True
+            self.broke(broken_pipe())
         elif code == ErrorCodes.STREAM_CLOSED:
             self.broke(broken_pipe())
         else:
             self.broke(OSError(f"stream reset: {_code_name(code)}"))
 
     def broke(self, error: OSError) -> None:
-        """The stream is gone; waiting bytes are dropped, the sink hears of it once."""
+        """The stream is gone. What had arrived is still pushed, then its end or the error."""
         if not self.response.done():
-            self.response.set_exception(SessionError(str(error)))
+            self.response.set_exception(SessionError(os_error_text(error)))
             self.response.exception()
-        self._error = error
-        sink, self._sink = self._sink, None
-        self._drop()
-        if sink is not None and not self._remote_ended:
-            sink.failed(error)
-        elif sink is not None:
-            sink.writable()
+        self._error = self._error or error
+        self._outbox.clear()
+        if self._sink is None:
+            if not self._tunnel.is_client and self.kill is not None:
+                self.kill(Reason.H2, "the stream was reset before its response")
+            return
+        if not self._inbox and not (self._is_paused and self._remote_ended):
+            self._push_ending()
+        if self._sink is not None:
+            self._sink.writable()
 
     def pump(self) -> None:
         """Moves queued bytes into the tunnel while windows and the socket allow."""
@@ -207,8 +210,21 @@ class Stream:
             self._tunnel.flush_soon()
 
     def _push_ending(self) -> None:
-        if self._remote_ended and self._sink is not None:
+        if self._sink is None:
+            return
+        if self._remote_ended:
             self._sink.ended()
+        elif self._error is not None:
+            sink, self._sink = self._sink, None
+            sink.failed(self._error)
+
+    def _keep(self, data: bytes) -> None:
+        """Keeps bytes for later; small pieces are joined, for each has a cost of its own."""
+        last = self._inbox[-1] if self._inbox else None
+        if isinstance(last, bytearray) and len(last) < _JOINED:
+            last += data
+        else:
+            self._inbox.append(bytearray(data) if len(data) < _JOINED else data)
 
     def _drop(self) -> None:
         self._tunnel.buffered(-sum(len(data) for data in self._inbox))

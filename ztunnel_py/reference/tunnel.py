@@ -65,6 +65,9 @@ class Tunnel(asyncio.BufferedProtocol):
         self.identity: Identity | None = None
         self.established: asyncio.Future[None] = asyncio.Future()
         self.closed: asyncio.Future[None] = asyncio.Future()
+        """Nothing is carried any more."""
+        self.flushed: asyncio.Future[None] = asyncio.Future()
+        """Closed, and the last words have left."""
         self.on_stream: Callable[[Stream], None] | None = None
         self.on_idle: Callable[[], None] | None = None
         self.on_buffered: Callable[[int], None] | None = None
@@ -95,7 +98,11 @@ class Tunnel(asyncio.BufferedProtocol):
         while len(self.streams) >= self.session.max_streams and self.is_usable:
             freed: asyncio.Future[None] = asyncio.Future()
             self._slots_freed.append(freed)
-            await freed
+            try:
+                await freed
+            except asyncio.CancelledError:
+                self._wake_waiting()  # the place may have been given to a caller that is gone
+                raise
         if self.closed.done() or self.is_draining:
             raise SessionError("connection is closing")
         stream = Stream(self, self.session.open(headers), headers)
@@ -229,6 +236,7 @@ class Tunnel(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The socket has room: streams that wait go on."""
         self.is_congested = False
+        self._check_flushed()
         for stream in list(self.streams.values()):
             stream.pump()
             stream.report_writable()
@@ -239,6 +247,7 @@ class Tunnel(asyncio.BufferedProtocol):
             self._timer.cancel()
         self._transport = None
         self._lost(exc if isinstance(exc, OSError) else broken_pipe())
+        self._check_flushed()
 
     # --- inside
 
@@ -294,15 +303,20 @@ class Tunnel(asyncio.BufferedProtocol):
 
     def _opened(self, stream: Stream) -> None:
         assert self.on_stream is not None
+        if self.closed.done():
+            return
         self.streams[stream.number] = stream
         self.on_stream(stream)
 
     def _went_away(self, last_stream: int) -> None:
-        self.is_draining = True
-        for number, stream in list(self.streams.items()):
-            if self.is_client and number > last_stream:
-                stream.broke(broken_pipe())
-                self.close_stream(stream, ErrorCodes.REFUSED_STREAM)
+        if not self.is_client:  # a client that goes away opens no more streams, and that is all
+            self.close_when_idle = True
+        else:
+            self.is_draining = True
+            for number, stream in list(self.streams.items()):
+                if number > last_stream:
+                    stream.broke(broken_pipe())
+                    self.close_stream(stream, ErrorCodes.REFUSED_STREAM)
         self._settle()
 
     def _forget(self, stream: Stream) -> None:
@@ -369,7 +383,28 @@ class Tunnel(asyncio.BufferedProtocol):
         self._transport.write(self._tls.take())
         with contextlib.suppress(OSError, RuntimeError):
             self._transport.write_eof()
-        self._timer = self._clock.call_later(_LINGER_S, self._transport.abort)
+        self._transport.set_write_buffer_limits(high=0)
+        self._check_flushed()
+        self._linger(self._unsent)
+
+    @property
+    def _unsent(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def _check_flushed(self) -> None:
+        if self.closed.done() and not self._unsent and not self.flushed.done():
+            self.flushed.set_result(None)
+
+    def _linger(self, unsent: int) -> None:
+        """Gives the other side time to read, as long as it does."""
+
+        def look() -> None:
+            if self._transport is not None and 0 < self._unsent < unsent:
+                self._linger(self._unsent)
+            elif self._transport is not None:
+                self._transport.abort()
+
+        self._timer = self._clock.call_later(_LINGER_S, look)
 
     def _lost(self, error: OSError) -> None:
         if self.closed.done():
