@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.state.build import ip
+from tests.support.example import mesh
 from ztunnel_py.decide import inbound, outbound
 from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
 from ztunnel_py.decide.rbac import Rulebook
@@ -23,50 +24,7 @@ from ztunnel_py.xds import local
 if TYPE_CHECKING:
     from ztunnel_py.state.workload import Workload
 
-MESH = """
-workloads:
-  - uid: demo//Pod/shop/cart-0
-    name: cart-0
-    namespace: shop
-    serviceAccount: cart
-    trustDomain: cluster.local
-    workloadIps: ["10.40.1.10"]
-    node: node-a
-    protocol: HBONE
-    locality: {region: eu, zone: eu-1, subzone: ""}
-    services: {}
-  - uid: demo//Pod/shop/prices-0
-    name: prices-0
-    namespace: shop
-    serviceAccount: prices
-    trustDomain: cluster.local
-    workloadIps: ["10.40.2.20"]
-    node: node-b
-    protocol: HBONE
-    locality: {region: eu, zone: eu-2, subzone: ""}
-    authorizationPolicies: ["shop/prices-callers"]
-    services: {"shop/prices.shop.svc.cluster.local": {80: 8080}}
-services:
-  - name: prices
-    namespace: shop
-    hostname: prices.shop.svc.cluster.local
-    vips: ["/10.96.0.50"]
-    ports: {80: 8080}
-    canonical: true
-    loadBalancer:
-      routingPreferences: [Network, Region, Zone]
-      mode: Failover
-      healthPolicy: OnlyHealthy
-policies:
-  - name: prices-callers
-    namespace: shop
-    scope: WorkloadSelector
-    action: Allow
-    dryRun: false
-    rules:
-      - - - principals: [!Exact cluster.local/ns/shop/sa/cart]
-        - - destinationPorts: [8080]
-"""
+MESH = mesh(cart="10.40.1.10", prices="10.40.2.20")
 CART = Identity("cluster.local", "shop", "cart")
 OTHER = Identity("cluster.local", "shop", "other")
 CART_IP, PRICES_IP = ip("10.40.1.10"), ip("10.40.2.20")

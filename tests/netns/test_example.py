@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.process.conftest import APPS, PROXY, ROOT, environment
+from tests.support.example import mesh as example_state
 from ztunnel_py.cli.demo_mesh import Journal
 from ztunnel_py.cli.topology import Mesh
 
@@ -30,75 +31,16 @@ if TYPE_CHECKING:
 VIP = "10.96.0.50"
 PODS = {"cart-0": "node-a", "prices-0": "node-b", "till-0": "node-b", "outside": "node-a"}
 ACCOUNTS = {"cart-0": "cart", "prices-0": "prices", "till-0": "till"}
-STATE = """
-workloads:
-  - &cart
-    uid: demo//Pod/shop/cart-0
-    name: cart-0
-    namespace: shop
-    serviceAccount: cart
-    trustDomain: cluster.local
-    clusterId: demo
-    workloadName: cart
-    workloadType: deployment
-    canonicalName: cart
-    canonicalRevision: v1
-    workloadIps: ["{cart-0}"]
-    network: ""
-    node: node-a
-    protocol: HBONE
-    locality: {{region: eu, zone: eu-1, subzone: ""}}
-    services: {{}}
-  - uid: demo//Pod/shop/prices-0
-    name: prices-0
-    namespace: shop
-    serviceAccount: prices
-    trustDomain: cluster.local
-    clusterId: demo
-    workloadName: prices
-    workloadType: deployment
-    canonicalName: prices
-    canonicalRevision: v1
-    workloadIps: ["{prices-0}"]
-    network: ""
-    node: node-b
-    protocol: HBONE
-    locality: {{region: eu, zone: eu-2, subzone: ""}}
-    authorizationPolicies: ["shop/prices-callers"]
-    services:
-      "shop/prices.shop.svc.cluster.local": {{80: 8080}}
+TILL = """\
   - uid: demo//Pod/shop/till-0
     name: till-0
     namespace: shop
     serviceAccount: till
     trustDomain: cluster.local
-    workloadIps: ["{till-0}"]
+    workloadIps: ["{address}"]
     node: node-b
     protocol: HBONE
     services: {{}}
-services:
-  - name: prices
-    namespace: shop
-    hostname: prices.shop.svc.cluster.local
-    vips: ["/10.96.0.50"]
-    ports: {{80: 8080}}
-    canonical: true
-    loadBalancer:
-      routingPreferences: [Network, Region, Zone]
-      mode: Failover
-      healthPolicy: OnlyHealthy
-policies:
-  - name: prices-callers
-    namespace: shop
-    scope: WorkloadSelector
-    action: Allow
-    dryRun: false
-    rules:
-      -
-        -
-          - principals: [!Exact cluster.local/ns/shop/sa/cart]
-        -
-          - destinationPorts: [8080]
 """
 
 
@@ -137,8 +79,10 @@ def example(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("example")
     (folder / "run").mkdir(mode=0o700)
     with Mesh(PODS) as mesh, contextlib.ExitStack() as stack:
-        addresses = {name: pod.ipv4 for name, pod in mesh.pods.items()}
-        (folder / "mesh.yaml").write_text(STATE.format(**addresses))
+        ips = {name: pod.ipv4 for name, pod in mesh.pods.items()}
+        till = TILL.format(address=ips["till-0"])
+        state = example_state(ips["cart-0"], ips["prices-0"], till)
+        (folder / "mesh.yaml").write_text(state)
         narrow = "echo 40000 40499 > /proc/sys/net/ipv4/ip_local_port_range"
         mesh.pod("till-0").run(["sh", "-c", narrow])
         journals = {name: _start(mesh.pod(name), folder) for name in ACCOUNTS}
