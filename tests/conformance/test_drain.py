@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hyperframe.frame import GoAwayFrame
 
-from tests.support import wire
 from tests.support.apps import FIN
 from tests.support.frames import NO_ERROR, REFUSED_STREAM
 from tests.support.plane import CLIENT, WORKLOAD, forward, through
+from tests.support.tls import tls_context
 from tests.support.wait import DEADLINE_S, settle, until
 from ztunnel_py.dataplane.abc import DrainMode, RecordKind, Role
 from ztunnel_py.errors import Flag, Reason
@@ -171,7 +171,7 @@ async def test_handshake_that_runs_is_finished_and_its_tunnel_drained(
 ) -> None:
     tcp = await net.dial(server.port(Role.INBOUND))
     received, said = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = wire.tls(net.certify(CLIENT), is_server=False).wrap_bio(received, said)
+    tls = tls_context(net.certify(CLIENT), is_server=False).wrap_bio(received, said)
     with pytest.raises(ssl.SSLWantReadError):
         tls.do_handshake()
     tcp.send(said.read())

@@ -18,6 +18,7 @@ from tests.support.frames import (
 )
 from tests.support.net import Mesh
 from tests.support.plane import forward, through
+from tests.support.wait import settle, until
 from ztunnel_py.dataplane.abc import RecordKind, Role
 from ztunnel_py.errors import Reason
 
@@ -338,3 +339,40 @@ async def test_stream_reset_before_the_verdict_is_never_dialled(server: Plane, n
 
     assert (await server.denied()).reason is Reason.H2
     assert not app.accepted
+
+
+# --- what had arrived when something broke
+
+
+@pytest.mark.parametrize("ending", ["end", "reset", "hang up"])
+async def test_what_arrived_before_a_stream_broke_is_still_read(
+    side: tuple[Wire, int, Tcp], ending: str
+) -> None:
+    tunnel, stream, tcp = side
+    await tunnel.send(stream, BIG[: 3 << 20])  # more than the socket takes: some of it waits
+    await tunnel.fence()
+
+    if ending == "end":
+        tunnel.data(stream, b"", end=True)
+    elif ending == "reset":
+        tunnel.say(tunnel.make.reset(stream, CANCEL))
+    else:
+        tunnel.hang_up()
+
+    assert await tcp.read_all() == BIG[: 3 << 20]
+
+
+async def test_what_was_written_before_a_socket_was_closed_still_leaves(
+    side: tuple[Wire, int, Tcp],
+) -> None:
+    tunnel, stream, tcp = side
+    await tunnel.fence()
+    tunnel.pause()
+    tcp.send(BIG[: 3 << 20])
+    await until(lambda: tcp.unsent == 0, "the bytes to leave")
+    await settle()
+
+    tcp.end()
+    tunnel.resume()
+
+    assert await tunnel.end(stream) == BIG[: 3 << 20]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import wire
 from tests.support.apps import RST
 from tests.support.plane import CLIENT, SERVER, WORKLOAD, forward, through
+from tests.support.tls import tls_context
 from tests.support.wait import settle, until
 from ztunnel_py.dataplane.abc import QuestionKind, RecordKind, Role
 from ztunnel_py.decide.verdict import Verdict
@@ -79,7 +79,7 @@ async def test_tls_12_is_spoken_only_if_enabled(
     planes: Planes, net: Net, tls12: bool, is_let_in: bool
 ) -> None:
     plane = await planes(SERVER, tls12=tls12)
-    context = wire.tls(net.certify(CLIENT), is_server=False)
+    context = tls_context(net.certify(CLIENT), is_server=False)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
 
     if is_let_in:
@@ -96,7 +96,7 @@ async def test_tls_12_is_spoken_only_if_enabled(
 async def test_client_may_offer_h2_or_nothing(
     server: Plane, net: Net, alpn: tuple[str, ...]
 ) -> None:
-    context = wire.tls(net.certify(CLIENT), is_server=False, alpn=alpn)
+    context = tls_context(net.certify(CLIENT), is_server=False, alpn=alpn)
 
     tunnel = await net.raw_tunnel(server.port(Role.INBOUND), context=context)
     tunnel.greet()
@@ -182,6 +182,21 @@ async def test_unfinished_handshakes_are_bounded_and_the_oldest_makes_room(
     assert (await plane.denied()).reason is Reason.TOO_BUSY
     assert plane.event("handshakes_refused") == 1
     assert len(plane.of(RecordKind.DENIED)) == 1
+
+
+async def test_address_with_most_handshakes_makes_room(planes: Planes, net: Net) -> None:
+    plane = await planes(SERVER, handshakes_at_once=3)
+    quiet = await net.dial(plane.port(Role.INBOUND), "127.0.0.2")
+    await until(lambda: plane.sockets_open("destination") == 1, "the accept")
+    for _ in range(5):
+        await net.dial(plane.port(Role.INBOUND), "127.0.0.3")
+
+    await until(lambda: plane.event("handshakes_refused") == 3, "refusals")
+
+    await plane.denied(3)
+    assert {str(record.src.ip) for record in plane.records} == {"127.0.0.3"}
+    quiet.end()
+    assert (await plane.denied(4)).src == quiet.local
 
 
 async def test_established_tunnels_do_not_count_as_handshakes(planes: Planes, net: Net) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.frames import MAX_STREAMS, NO_ERROR
-from tests.support.plane import CLIENT, SERVER, through
+from tests.support.plane import CLIENT, SERVER, forward, through
 from tests.support.wait import settle, until
 from ztunnel_py.dataplane.abc import Direction, RecordKind, Role
 from ztunnel_py.decide.verdict import HopProtocol
@@ -407,3 +407,18 @@ async def test_connections_idle_for_hours_go_on(
     tunnel.data(1, b"pong")
 
     assert await user.read(4) == b"pong"
+
+
+async def test_served_connections_idle_for_hours_go_on(server: Plane, net: Net) -> None:
+    app = await net.app()
+    server.decide = lambda _: forward(app.address)
+    tunnel = await net.tunnel(server)
+    stream = tunnel.connect()
+    served = await app.accept()
+
+    await server.pass_time(6 * 3600, tunnel)
+    tunnel.data(stream, b"ping")
+    assert await served.read(4) == b"ping"
+    served.send(b"pong")
+
+    assert await tunnel.body(stream, 4) == b"pong"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ import pytest
 from tests.support.frames import CANCEL, INTERNAL_ERROR, REFUSED_STREAM
 from tests.support.plane import CLIENT, address, forward, inbound_key, through
 from ztunnel_py.dataplane.abc import RecordKind, Role
-from ztunnel_py.decide.verdict import Verdict
+from ztunnel_py.decide.verdict import Preface, Verdict
 from ztunnel_py.errors import Flag, Reason
 
 if TYPE_CHECKING:
     from tests.support.net import Net
     from tests.support.plane import Plane
+    from ztunnel_py.state.address import SockAddr
 
 BAGGAGE = ("baggage", "k8s.namespace.name=ns")
 TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00")
@@ -429,3 +431,30 @@ async def test_refused_request_is_ended_and_reset_without_error(server: Plane, n
 
     assert await tunnel.end(stream) == b""
     assert await tunnel.reset(stream) == 0
+
+
+async def test_preface_of_a_verdict_comes_before_the_clients_bytes_and_is_not_counted(
+    server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    target = address(8080, "10.0.0.9")
+    verdict = forward(app.address, reporter="destination")
+    server.decide = lambda _: dataclasses.replace(verdict, preface=Preface(target))
+    tunnel = await net.tunnel(server)
+    stream = tunnel.connect()
+    tunnel.data(stream, b"hello", end=True)
+    served = await app.accept()
+
+    header = proxy_header(tunnel.local, target, str(CLIENT))
+
+    assert await served.read_all() == header + b"hello"
+    served.end()
+    assert (await server.closed()).upstream_bytes == 5
+
+
+def proxy_header(source: SockAddr, target: SockAddr, principal: str) -> bytes:
+    """PROXY v2 for IPv4, with the TLV that ztunnel adds (spec dataplane, section 6.6)."""
+    tlv = b"\xd0" + len(principal).to_bytes(2, "big") + principal.encode()
+    ports = source.port.to_bytes(2, "big") + target.port.to_bytes(2, "big")
+    body = source.ip.packed + target.ip.packed + ports + tlv
+    return b"\r\n\r\n\x00\r\nQUIT\n\x21\x11" + len(body).to_bytes(2, "big") + body

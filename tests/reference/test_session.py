@@ -6,9 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hyperframe.frame import GoAwayFrame, PingFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.frames import MAX_STREAMS, FrameFactory, FrameReader
 from ztunnel_py.dataplane.abc import EngineSettings
 from ztunnel_py.reference.session import (
     DrainConfirmed,
@@ -17,6 +19,7 @@ from ztunnel_py.reference.session import (
     Responded,
     Session,
     SessionError,
+    SettingsChanged,
     StreamData,
     StreamEnded,
     StreamOpened,
@@ -223,3 +226,70 @@ def test_garbage_is_refused_or_ignored_and_never_raises_anything_else(garbage: b
         pair.server.close(ErrorCodes.PROTOCOL_ERROR)
 
     assert isinstance(pair.server.take(), bytes)
+
+
+def test_goaway_follows_what_was_said_before_it_and_precedes_the_rest() -> None:
+    pair = Pair()
+
+    pair.server.ping()
+    pair.server.announce_drain()
+
+    kinds = [type(frame) for frame in FrameReader().feed(pair.server.take())]
+    assert kinds == [PingFrame, GoAwayFrame, PingFrame]
+
+
+def test_goaway_names_the_last_stream_that_was_served() -> None:
+    pair = Pair()
+    pair.open()
+    last = pair.open()
+
+    pair.server.close(ErrorCodes.ENHANCE_YOUR_CALM)
+    at_client, _ = pair.talk()
+
+    assert of(at_client, WentAway) == [WentAway(last, ErrorCodes.ENHANCE_YOUR_CALM)]
+
+
+def test_credit_returns_in_quarters_of_the_window() -> None:
+    pair = Pair(SMALL)
+    stream = pair.open()
+    pair.client.send(stream, memoryview(bytes(65_535)))
+    pair.talk()
+
+    pair.server.consumed(stream, 16_383)
+    assert pair.server.take() == b""
+    pair.server.consumed(stream, 1)
+
+    assert pair.server.take()
+
+
+def test_limit_of_the_other_side_is_known_once_its_settings_are() -> None:
+    client = Session(EngineSettings(), is_client=True)
+    assert not client.has_settings
+
+    events = client.receive(FrameFactory().settings({MAX_STREAMS: 7}))
+
+    assert SettingsChanged() in events
+    assert (client.has_settings, client.max_streams) == (True, 7)
+
+
+def test_streams_beyond_the_limit_are_refused_until_others_are_over() -> None:
+    pair = Pair(EngineSettings(max_streams_served=2))
+    factory, server = FrameFactory(), pair.server
+
+    events = server.receive(b"".join(factory.headers(n, CONNECT) for n in (1, 3, 5)))
+    server.reset(1, ErrorCodes.CANCEL)
+    later = server.receive(factory.headers(7, CONNECT))
+
+    assert of(events, StreamOpened) == [StreamOpened(1, CONNECT), StreamOpened(3, CONNECT)]
+    assert of(later, StreamOpened) == [StreamOpened(7, CONNECT)]
+
+
+def test_broken_bytes_leave_one_goaway_to_send() -> None:
+    pair = Pair()
+
+    with pytest.raises(SessionError):
+        pair.client.receive(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+
+    (goaway,) = FrameReader().feed(pair.client.take())
+    assert isinstance(goaway, GoAwayFrame)
+    assert goaway.error_code == ErrorCodes.PROTOCOL_ERROR

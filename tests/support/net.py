@@ -10,6 +10,7 @@ from tests.support import wire
 from tests.support.apps import LOOPBACK, App, Tcp
 from tests.support.plane import CLIENT, SERVER, forward, through
 from tests.support.sockets import has_unanswered_syn
+from tests.support.tls import tls_context
 from tests.support.wait import until
 from tests.support.wire import WireServer
 from ztunnel_py.dataplane.abc import Role
@@ -91,7 +92,7 @@ class Net:
         context: ssl.SSLContext | None = None,
     ) -> Wire:
         """A scripted client's connection after TLS, before anything is said."""
-        context = context or wire.tls(certificate, is_server=False)
+        context = context or tls_context(certificate, is_server=False)
         tunnel = await wire.dial(to, context, source)
         self._closing.append(tunnel.hang_up)
         return tunnel

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,56 +18,35 @@ from tests.support.frames import (
     FrameReader,
     connect,
 )
+from tests.support.tls import TlsStream, tls_context
 from tests.support.wait import until
 from ztunnel_py.state.address import SockAddr
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import ssl
+    from collections.abc import Mapping
 
     from tests.support.frames import Headers
     from ztunnel_py.identity.certificates import WorkloadCertificate
 
 F = TypeVar("F", bound=frames.Frame)
 
-_CHUNK = 1 << 16
 _FRAME = 1 << 20
 _LARGE_WINDOW = {INITIAL_WINDOW: 4 << 20}
-
-
-def tls(
-    certificate: WorkloadCertificate | None, *, is_server: bool, alpn: Sequence[str] = ("h2",)
-) -> ssl.SSLContext:
-    """A TLS side of the mesh; without a certificate, one that presents none and trusts all."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-    if certificate is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=certificate.roots_pem.decode())
-        fd = os.memfd_create("certificate")
-        os.write(fd, certificate.key_pem + certificate.chain_pem)
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
-        os.close(fd)
-    return context
 
 
 class Wire:
     """One end of an HBONE connection. It answers SETTINGS and PING; all else a test says."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_client: bool
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, tls: TlsStream, *, is_client: bool) -> None:
+        self._tls = tls
         self._frames = FrameReader(skip=0 if is_client else len(PREFACE))
         self._next_stream = 1
         self._pongs: set[bytes] = set()
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self.local = SockAddr.of(writer.get_extra_info("sockname"))
-        self.remote = SockAddr.of(writer.get_extra_info("peername"))
+        self.local = SockAddr.of(tls.writer.get_extra_info("sockname"))
+        self.remote = SockAddr.of(tls.writer.get_extra_info("peername"))
         self.make = FrameFactory()
         self.answers_pings = True
         self.responds: int | None = None
@@ -91,7 +68,7 @@ class Wire:
 
     def say(self, *pieces: bytes) -> None:
         """Sends bytes, in one TLS write."""
-        self._writer.write(b"".join(pieces))
+        self._tls.write(b"".join(pieces))
 
     def greet(self, settings: Mapping[int, int] = _LARGE_WINDOW, *, is_client: bool = True) -> None:
         """Preface and SETTINGS, with room for 16 MiB on the connection."""
@@ -136,9 +113,13 @@ class Wire:
         """Reads no more."""
         self._has_room.clear()
 
+    def resume(self) -> None:
+        """Reads again."""
+        self._has_room.set()
+
     def hang_up(self) -> None:
         """Closes the socket, without close_notify."""
-        self._writer.transport.abort()
+        self._tls.writer.transport.abort()
 
     # --- hearing
 
@@ -186,8 +167,7 @@ class Wire:
     @property
     def names(self) -> list[str]:
         """Names in the other side's certificate."""
-        certificate = self._writer.get_extra_info("peercert") or {}
-        return [name for _, name in certificate.get("subjectAltName", ())]
+        return self._tls.names
 
     def credit(self, stream: int) -> int:
         """Bytes that may be sent on a stream now."""
@@ -219,7 +199,7 @@ class Wire:
 
     async def _read(self) -> None:
         with contextlib.suppress(OSError):
-            while data := await self._reader.read(_CHUNK):
+            while data := await self._tls.read():
                 for frame in self._frames.feed(data):
                     self.frames.append(frame)
                     self._hear(frame)
@@ -253,8 +233,10 @@ class Wire:
 async def dial(to: SockAddr, context: ssl.SSLContext, source: str | None = None) -> Wire:
     """An HBONE client's end, after TLS and before its preface."""
     local = None if source is None else (source, 0)
-    ends = await asyncio.open_connection(str(to.ip), to.port, ssl=context, local_addr=local)
-    return Wire(*ends, is_client=True)
+    ends = await asyncio.open_connection(str(to.ip), to.port, local_addr=local)
+    tls = TlsStream(*ends, context)
+    await tls.shake_hands()
+    return Wire(tls, is_client=True)
 
 
 class WireServer:
@@ -266,7 +248,7 @@ class WireServer:
         settings: Mapping[int, int] = _LARGE_WINDOW,
         responds: int | None = 200,
     ) -> None:
-        self._tls = tls(certificate, is_server=True)
+        self._context = tls_context(certificate, is_server=True)
         self._settings = settings
         self._responds = responds
         self.tunnels: list[Wire] = []
@@ -275,7 +257,7 @@ class WireServer:
 
     async def start(self, host: str) -> WireServer:
         """Listens on a port of the kernel's choice."""
-        self._server = await asyncio.start_server(self._accept, host, 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._accept, host, 0)
         self.address = SockAddr.of(self._server.sockets[0].getsockname())
         return self
 
@@ -290,8 +272,13 @@ class WireServer:
         for tunnel in self.tunnels:
             tunnel.hang_up()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        wire = Wire(reader, writer, is_client=False)
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tls = TlsStream(reader, writer, self._context)
+        try:
+            await tls.shake_hands()
+        except OSError:
+            return
+        wire = Wire(tls, is_client=False)
         if not self._server.is_serving():
             wire.hang_up()  # was on its way when the test ended
         wire.responds = self._responds
