@@ -323,6 +323,7 @@ async def test_server_that_never_finishes_the_handshake_is_given_up_at_the_deadl
     user = await net.user(client)
     silent = await app.accept()
     await silent.read_some()
+    await settle(2)
 
     client.advance(10)
 

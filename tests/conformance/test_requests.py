@@ -156,6 +156,7 @@ async def test_connect_without_a_response_is_given_up_at_the_deadline(
     user = await net.user(client)
     tunnel = await server.tunnel()
     stream = await tunnel.asked()
+    await tunnel.fence()
 
     client.advance(10)
 

@@ -76,13 +76,12 @@ def test_leftovers_of_dead_runs_are_swept_and_those_of_living_ones_stay() -> Non
     for name in (dead, alive, foreign):
         realm.run(["ip", "netns", "add", name])
 
-    swept = sweep(realm)
+    sweep(realm)  # or a mesh that another test builds just now
 
     left = realm.run(["ls", "/run/netns"]).stdout.split()
     for name in (alive, foreign):
         realm.run(["ip", "netns", "delete", name])
     realm.close()
-    assert dead in swept
     assert dead not in left
     assert {alive, foreign} <= set(left)
 
