@@ -9,7 +9,8 @@ Prints the name of the error, or whether the listeners are transparent.
 from __future__ import annotations
 
 import asyncio
-import os
+import ctypes
+import struct
 import sys
 
 from tests.support.clock import FakeClock
@@ -17,15 +18,15 @@ from tests.support.engines import make_engine
 from tests.support.plane import LOOPBACK, WORKLOAD
 from ztunnel_py.dataplane.abc import EngineSettings, ListenAddress, Role, WorkloadSpec
 
-_NOBODY = 65534
+_CAPABILITY_VERSION_3 = 0x20080522
 
 
 def drop_privileges() -> None:
-    """Root becomes nobody, which drops every capability."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+    """Gives up every capability, also that of root in a user namespace (capset(2))."""
+    header = struct.pack("=II", _CAPABILITY_VERSION_3, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(header, bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 async def bind(engine_name: str, *, orig_src: bool | None) -> str:

@@ -80,7 +80,7 @@ class EngineSettings:
     ping_timeout_s: float = 20.0
     connect_timeout_s: float = 10.0
     handshake_timeout_s: float = 10.0
-    """TLS and HTTP/2 start of a tunnel, and a CONNECT's response; ztunnel has no such bound."""
+    """TLS of a tunnel, a free stream on it, a CONNECT's response; ztunnel has no such bound."""
     decision_timeout_s: float = 30.0
     handshakes_at_once: int = 1024
     """Accepted connections on 15008 that have not finished TLS, and so are not yet identified."""
@@ -311,7 +311,7 @@ class DataPlane(Protocol):
         """Traffic counters by label set, as of now."""
 
     def events(self) -> Mapping[str, int]:
-        """Event counters by name (`accept_emfile`, `sockets_opened_source`, ..), as of now."""
+        """Event counters by name (`accept_exhausted`, `sockets_opened_source`, ..), as of now."""
 
     @property
     def record_fd(self) -> int:

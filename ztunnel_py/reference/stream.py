@@ -48,7 +48,8 @@ class Stream:
         self._end_queued = False
         self._end_sent = False
         self._error: OSError | None = None
-        self._is_closed = False
+        self.is_closed = False
+        """Given up by us, or its tunnel is closed."""
         self.stalled_at: float | None = None
         """Since when bytes wait for the reader, seconds of the clock."""
         self.kill: Callable[[Reason, str], None] | None = None
@@ -64,7 +65,7 @@ class Stream:
     @property
     def is_broken(self) -> bool:
         """The stream or its tunnel is gone."""
-        return self._error is not None or self._is_closed
+        return self._error is not None or self.is_closed
 
     @property
     def unsent(self) -> int:
@@ -114,7 +115,7 @@ class Stream:
         """Breaks the stream without a report."""
         self._sink = None
         self._drop()
-        if not self._is_closed:
+        if not self.is_closed:
             self._tunnel.close_stream(self, code)
 
     def respond(self, status: int, headers: Headers) -> bool:

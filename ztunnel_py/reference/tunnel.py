@@ -112,7 +112,7 @@ class Tunnel(asyncio.BufferedProtocol):
 
     def close_stream(self, stream: Stream, code: ErrorCodes) -> None:
         """Forgets a stream, resetting it if it is not over."""
-        stream._is_closed = True
+        stream.is_closed = True
         self.session.reset(stream.number, code)
         self.flush_soon()
         self._forget(stream)
@@ -415,6 +415,6 @@ class Tunnel(asyncio.BufferedProtocol):
         self._refuse(error)
         for stream in list(self.streams.values()):
             stream.broke(error)
-            stream._is_closed = True
+            stream.is_closed = True
         self.streams.clear()
         self._wake_waiting()
