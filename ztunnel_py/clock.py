@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -43,21 +44,6 @@ class LoopClock:
         return asyncio.get_running_loop().call_later(delay_s, call)
 
 
-async def pause(clock: Clock, seconds: float) -> None:
-    """Returns after `seconds`."""
-    passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def wake() -> None:
-        if not passed.done():
-            passed.set_result(None)
-
-    timer = clock.call_later(seconds, wake)
-    try:
-        await passed
-    finally:
-        timer.cancel()
-
-
 async def within(clock: Clock, limit_s: float, awaitable: Awaitable[T]) -> T:
     """The awaitable's result, if it comes in time; it is cancelled otherwise.
 
@@ -81,3 +67,10 @@ async def within(clock: Clock, limit_s: float, awaitable: Awaitable[T]) -> T:
         raise
     finally:
         timer.cancel()
+
+
+async def pause(clock: Clock, seconds: float) -> None:
+    """Returns after `seconds`."""
+    never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    with contextlib.suppress(TimeoutError):
+        await within(clock, seconds, never)

@@ -89,8 +89,6 @@ class EngineSettings:
     tls12: bool = False
     orig_src: bool | None = None
     """Dial applications with the client's address: None tries, True requires, False never."""
-    socks5_resolves: bool = False
-    """A DNS proxy is there to resolve hostnames given to SOCKS5."""
     sockets: SocketOptions = SocketOptions()
 
 

@@ -313,20 +313,9 @@ class ReferenceEngine:
         release: Callable[[], None],
     ) -> None:
         """Runs a connection as a task; however it ends, it is released and recorded, once."""
-        local.conns[conn.id] = conn
-        conn.task = self._spawn(self._run(conn, work))
-
-        def ended(task: asyncio.Task[None]) -> None:
-            work.close()  # never begun, if it was cancelled before its first step
-            if task.cancelled():
-                conn.closed(conn.ending or Reason.DRAINED, conn.ending_detail)
-            release()
-            local.conns.pop(conn.id, None)
-            if local.is_draining and not local.conns:
-                local.pool.retire_all()
-            self._settle()
-
-        conn.task.add_done_callback(ended)
+        task = self._spawn(self._run(conn, work))
+        task.add_done_callback(lambda _: work.close())  # never begun if cancelled before that
+        self._keep(local, local.conns, conn, task, release)
 
     def track_tunnel(self, local: Local, tunnel: Tunnel, remote: SockAddr) -> None:
         """Watches an established tunnel until it closes."""
@@ -409,18 +398,30 @@ class ReferenceEngine:
         if len(local.handshakes) >= self.settings.handshakes_at_once:
             self._events["handshakes_refused"] += 1
             local.longest_handshake().kill(Reason.TOO_BUSY, "handshakes")
-        local.handshakes[conn.id] = conn
-        conn.task = self._spawn(work)
+        self._keep(local, local.handshakes, conn, self._spawn(work), release)
+
+    def _keep(
+        self,
+        local: Local,
+        living: dict[int, Conn],
+        conn: Conn,
+        task: asyncio.Task[None],
+        release: Callable[[], None],
+    ) -> None:
+        """Keeps a connection among the living until its task ends; then it is released, once."""
+        living[conn.id] = conn
+        conn.task = task
 
         def ended(task: asyncio.Task[None]) -> None:
-            work.close()  # never begun, if it was cancelled before its first step
-            local.handshakes.pop(conn.id, None)
             if task.cancelled():
                 conn.closed(conn.ending or Reason.DRAINED, conn.ending_detail)
             release()
+            living.pop(conn.id, None)
+            if local.is_draining and not local.conns:
+                local.pool.retire_all()
             self._settle()
 
-        conn.task.add_done_callback(ended)
+        task.add_done_callback(ended)
 
     async def _serve_tunnel(self, local: Local, conn: Conn) -> None:
         """An inbound HBONE connection; only a handshake that fails is an ending of its own."""

@@ -28,6 +28,7 @@ from ztunnel_py.reference.conn import Conn, EndedError
 from ztunnel_py.reference.io import SocketIo
 from ztunnel_py.reference.outbound import tls_text
 from ztunnel_py.reference.relay import Relay, os_error_text
+from ztunnel_py.reference.stream import RESET_EARLY
 from ztunnel_py.reference.tls import IdentityMismatchError, Tls
 from ztunnel_py.reference.tunnel import Tunnel
 
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from ztunnel_py.reference.local import Local
     from ztunnel_py.reference.stream import Stream
     from ztunnel_py.state.address import SockAddr
-
-_GONE = "the stream was reset before its response"
 
 
 async def establish(engine: ReferenceEngine, local: Local, conn: Conn) -> Tunnel:
@@ -63,7 +62,7 @@ async def establish(engine: ReferenceEngine, local: Local, conn: Conn) -> Tunnel
     tunnel.on_stream = lambda stream: _accept_stream(
         engine, local, tunnel, stream, conn.src, local_address
     )
-    await Tunnel.attach(tunnel, conn.take_sock())
+    await tunnel.attach(conn.take_sock())
     try:
         await within(engine.clock, settings.handshake_timeout_s, tunnel.established)
     except TimeoutError as error:
@@ -126,12 +125,10 @@ async def _forward(
     conn.key, conn.hbone_addr = key, authority
     verdict = await engine.ask(QuestionKind.INBOUND, local.id, key)
     hop = _admit(engine, conn, verdict)
-    if stream.is_broken:
-        raise EndedError(Reason.H2, _GONE)
     app = await _dial(engine, local, conn, hop, Role.INBOUND)
     if not stream.respond(200, list(verdict.headers)):
         app.close()
-        raise EndedError(Reason.H2, _GONE)
+        raise EndedError(Reason.H2, RESET_EARLY)
     if verdict.preface is not None:
         app.write(proxy_protocol.header(conn.src, verdict.preface.target, tunnel.identity))
     return await Relay(stream, app, conn.count_upstream, conn.count_downstream).run()

@@ -182,7 +182,7 @@ async def open_tunnel(engine: ReferenceEngine, local: Local, hop: Hop) -> Tunnel
         engine.scratch,
         is_client=True,
     )
-    await Tunnel.attach(tunnel, sock)
+    await tunnel.attach(sock)
     try:
         await within(engine.clock, settings.handshake_timeout_s, tunnel.established)
     except TimeoutError as error:

@@ -31,7 +31,7 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 _IPV6_TRANSPARENT = 75
 _IPV6_FREEBIND = 78
 _PORTS_USED_UP_S = 0.1
-_PORTS_USED_UP_TRIES = 30
+_TRIES = 31
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -130,24 +130,19 @@ async def _dial_from(
     *,
     is_busy: bool,
 ) -> socket.socket:
-    tries = 0
-    while True:
+    for left in reversed(range(_TRIES)):
         try:
             sock = await _dial_once(target, options, source, is_busy=is_busy)
         except OSError as error:
-            # All source ports are in use or in TIME_WAIT: some come back within a second.
-            if (
-                source is None
-                or error.errno != errno.EADDRNOTAVAIL
-                or tries == _PORTS_USED_UP_TRIES
-            ):
+            if source is None or error.errno != errno.EADDRNOTAVAIL or not left:
                 raise
-            tries += 1
+            # All source ports are in use or in TIME_WAIT: some come back within a second.
             await pause(clock, _PORTS_USED_UP_S)
             continue
         if source is None or SockAddr.of(sock.getsockname()) != source:
             return sock
         sock.close()  # the client's own port: its connection owns that tuple
+    raise OSError(errno.EADDRINUSE, "the kernel keeps choosing the client's own source port")
 
 
 async def _dial_once(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ztunnel_py.reference.session import Headers
     from ztunnel_py.reference.tunnel import Tunnel
 
+RESET_EARLY = "the stream was reset before its response"
+
 _JOINED = 4096
 _QUIET_RESETS = (ErrorCodes.NO_ERROR, ErrorCodes.CANCEL)
 
@@ -168,7 +170,7 @@ class Stream:
         self._outbox.clear()
         if self._sink is None:
             if not self._tunnel.is_client and self.kill is not None:
-                self.kill(Reason.H2, "the stream was reset before its response")
+                self.kill(Reason.H2, RESET_EARLY)
             return
         if not self._inbox and not (self._is_paused and self._remote_ended):
             self._push_ending()

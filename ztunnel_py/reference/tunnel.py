@@ -69,7 +69,6 @@ class Tunnel(asyncio.BufferedProtocol):
         self.flushed: asyncio.Future[None] = asyncio.Future()
         """Closed, and the last words have left."""
         self.on_stream: Callable[[Stream], None] | None = None
-        self.on_idle: Callable[[], None] | None = None
         self.on_buffered: Callable[[int], None] | None = None
         self.is_congested = False
         self.is_draining = False
@@ -77,10 +76,9 @@ class Tunnel(asyncio.BufferedProtocol):
         self.close_when_idle = False
         self.ping_timed_out = False
 
-    @classmethod
-    async def attach(cls, tunnel: Tunnel, sock: socket.socket) -> None:
-        """Puts a tunnel on a connected socket and starts the handshake."""
-        await asyncio.get_running_loop().create_connection(lambda: tunnel, sock=sock)
+    async def attach(self, sock: socket.socket) -> None:
+        """Takes over a connected socket and starts the handshake."""
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=sock)
 
     # --- our side
 
@@ -338,8 +336,6 @@ class Tunnel(asyncio.BufferedProtocol):
             return
         if self.close_when_idle or (self.is_draining and self._may_close):
             asyncio.get_running_loop().call_soon(self._close_if_idle)
-        elif self.on_idle is not None:
-            self.on_idle()
 
     @property
     def _may_close(self) -> bool:
