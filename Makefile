@@ -3,15 +3,23 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGES := .venv/packages
 READY := .venv/ready
+FUZZ_PACKAGES := .venv/fuzz-packages
+# How the C core is built: release, debug, asan or tsan.
+export ZTUNNEL_BUILD ?= release
+CORE := setup.py ztunnel_py/errors.py ztunnel_py/core/reasons.py \
+	$(wildcard ztunnel_py/core/*.[ch] ztunnel_py/core/*.def)
+CLANG_FORMAT ?= $(firstword $(shell command -v clang-format clang-format-19 clang-format-14))
+C_FILES = $(wildcard ztunnel_py/core/*.[ch] tests/core/*.[ch] tests/core/fuzz/*.c)
 ARGS ?=
 # Workers of the test run; two runs on one machine do not collide.
 WORKERS ?= 2
 
-.PHONY: setup demo test spec lint fmt bench cover lock clean help
+.PHONY: setup demo test spec core-test san fuzz lint fmt bench cover lock clean help always
 
 help:            ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup: $(READY)  ## virtual environment in .venv, system packages if root
 
@@ -25,16 +33,27 @@ spec: $(READY)   ## which checklist statements the last test run proved
 	@test -f build/spec.json || $(MAKE) --no-print-directory test
 	@$(BIN)/python -m tests.support.spec build/spec.json
 
+core-test: $(PACKAGES)  ## C tests of the core, without Python; CORE_TEST=flow picks
+
+san: $(READY)    ## the core under sanitizers: C tests, conformance, foreign programs
+	$(MAKE) -j2 ZTUNNEL_BUILD=asan core-test
+	$(MAKE) -j2 ZTUNNEL_BUILD=tsan core-test
+	ZTUNNEL_BUILD=asan $(BIN)/python setup.py --quiet build_ext --build-lib build/asan
+	tests/support/sanitized.sh $(BIN)/python -n $(WORKERS) --dist loadgroup $(ARGS)
+
+fuzz: $(FUZZ_PACKAGES)  ## fuzzers of what strangers and the decider send, FUZZ_SECONDS=30 each
+
 lint: $(READY)   ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 fmt: $(READY)    ## format, and fix what can be fixed
+	@$(if $(CLANG_FORMAT),$(CLANG_FORMAT) -i $(C_FILES),echo "no clang-format: C is left as it is")
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/ready-bench  ## compare side by side; ARGS='--quick --json FILE'
+bench: $(READY)  ## compare side by side; ARGS='--quick --json FILE'
 	$(BIN)/python -m bench.compare $(ARGS)
 
 cover: $(READY)  ## tests with line coverage
@@ -44,7 +63,15 @@ cover: $(READY)  ## tests with line coverage
 lock: $(READY)   ## renew requirements/*.txt from pyproject.toml
 	tools/lock.sh $(BIN)
 
-$(READY): pyproject.toml requirements/dev.txt tools/packages.sh
+$(READY): $(PACKAGES) $(CORE) build/core/flavour
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(FUZZ_PACKAGES): $(PACKAGES)
+	@tools/packages.sh fuzz
+	@touch $@
+
+$(PACKAGES): pyproject.toml requirements/dev.txt tools/packages.sh
 	@tools/packages.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
@@ -52,9 +79,14 @@ $(READY): pyproject.toml requirements/dev.txt tools/packages.sh
 		2>.venv/install.log || { cat .venv/install.log >&2; exit 1; }
 	@touch $@
 
-.venv/ready-bench: $(READY) requirements/bench.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
-	@touch $@
+# Changes when another flavour is asked for.
+build/core/flavour: always
+	@mkdir -p $(@D)
+	@echo $(ZTUNNEL_BUILD) | cmp --silent - $@ || echo $(ZTUNNEL_BUILD) >$@
+
+always:
+
+include tests/core/Makefile
 
 clean:           ## remove what the targets made
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build ztunnel_py/core/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

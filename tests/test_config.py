@@ -415,11 +415,18 @@ def test_engine_is_told_what_was_set(tmp_path: Path) -> None:
             "ENABLE_ORIG_SRC": "false",
             "KEEPALIVE_TIME": "1500ms",
             "PACKET_MARK": "9",
+            "ZTUNNEL_WORKER_THREADS": "3",
         },
     ).engine_settings()
 
     assert (settings.stream_window, settings.pool_idle_s, settings.orig_src) == (70_000, 60, False)
     assert (settings.sockets.keepalive_time_s, settings.sockets.mark) == (2, 9)
+    assert (settings.workers, settings.flows_per_workload) == (3, 0)
+
+
+def test_engine_is_native_unless_another_is_asked_for(tmp_path: Path) -> None:
+    assert _load(tmp_path).dataplane == "native"
+    assert _load(tmp_path, {"ZTUNNEL_DATAPLANE": "reference"}).dataplane == "reference"
 
 
 # --- what this version cannot do
@@ -434,7 +441,6 @@ def test_dedicated_mode_with_local_state_and_fake_ca_is_built(tmp_path: Path) ->
     [
         ({"PROXY_MODE": "shared"}, "PROXY_MODE=dedicated"),
         ({"ENABLE_PROXY": "false"}, "ENABLE_PROXY"),
-        ({"ZTUNNEL_DATAPLANE": "native"}, "ZTUNNEL_DATAPLANE=reference"),
         ({"XDS_ADDRESS": "istiod:15012"}, 'XDS_ADDRESS=""'),
         ({"FAKE_CA": "false"}, "FAKE_CA=true"),
         ({"CRL_PATH": "/crl"}, "CRL_PATH"),

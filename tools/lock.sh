@@ -13,4 +13,3 @@ compile() {
 }
 compile runtime.txt
 compile dev.txt --extra dev
-compile bench.txt --extra dev --extra bench

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs the system packages that are missing if root on Debian, else names them.
+# Installs the system packages that are missing if root on Debian, else names them:
+# packages.sh [fuzz], with what `make fuzz` needs.
 set -eu
 
 # command package
@@ -10,6 +11,7 @@ iptables iptables
 curl curl
 cc gcc
 nsenter util-linux
+nghttp nghttp2-client
 "
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -19,6 +21,21 @@ done)
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null 2>&1 || missing="$missing python3"
 "$python" -c 'import ensurepip' >/dev/null 2>&1 || missing="$missing python3-venv"
+"$python" -c 'import os, sysconfig
+os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))' >/dev/null 2>&1 ||
+    missing="$missing python3-dev"
+has_header() {
+    echo "#include <$1>" | cc -E - >/dev/null 2>&1
+}
+has_header openssl/ssl.h || missing="$missing libssl-dev"
+has_header nghttp2/nghttp2.h || missing="$missing libnghttp2-dev"
+if [ "${1-}" = fuzz ]; then
+    clang=$(for each in clang clang-19 clang-14; do command -v "$each" && break; done) || true
+    echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
+        "${clang:-clang}" -fsanitize=fuzzer,address -x c - -o /dev/null 2>/dev/null ||
+        # Debian 12 has clang 14, 13 has 19.
+        missing="$missing clang libclang-rt-$(grep -q bookworm /etc/os-release && echo 14 || echo 19)-dev"
+fi
 missing=$(echo $missing)
 [ -n "$missing" ] || exit 0
 

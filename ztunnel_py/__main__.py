@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: `ztunnel-py proxy`, `version`, `help`, `demo`."""
+"""The command: `ztunnel-py proxy`, `connections`, `tunnels`, `demo`, `version`, `help`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _USAGE = """\
 ztunnel-py {version}: node proxy of an Istio ambient mesh
 
   ztunnel-py proxy [ztunnel]   run the proxy; settings come from the environment
+  ztunnel-py connections       show what is open in a running proxy
+  ztunnel-py tunnels           show its HBONE connections
   ztunnel-py demo [--stay]     build a two-node mesh in namespaces and show a connection
   ztunnel-py version           print the build
   ztunnel-py help              print this
@@ -29,6 +31,10 @@ def run(arguments: list[str] | None = None) -> int:
             from ztunnel_py.cli import demo
 
             return demo.main(arguments[1:])
+        case "connections" | "tunnels":
+            from ztunnel_py.cli import live
+
+            return live.main(command, arguments[1:])
         case "version":
             from ztunnel_py.version import BuildInfo
 

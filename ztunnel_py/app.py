@@ -12,10 +12,11 @@ from ztunnel_py.admin.readiness import Readiness, readiness_server
 from ztunnel_py.admin.server import admin_server
 from ztunnel_py.admin.stats import stats_server
 from ztunnel_py.clock import LoopClock
-from ztunnel_py.dataplane import open_engine
+from ztunnel_py.dataplane import epochs, open_engine
 from ztunnel_py.dataplane.abc import WorkloadSpec
 from ztunnel_py.dataplane.certificates import Certificates
 from ztunnel_py.dataplane.records import Records
+from ztunnel_py.dataplane.revalidate import Revalidate
 from ztunnel_py.dataplane.upcalls import Upcalls
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.errors import StartError
@@ -26,7 +27,7 @@ from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
 from ztunnel_py.telemetry import log as logs
 from ztunnel_py.telemetry import metrics
-from ztunnel_py.telemetry.access_log import log_record
+from ztunnel_py.telemetry.access_log import AccessLog, wants_opened
 from ztunnel_py.telemetry.log import Display, logger
 from ztunnel_py.version import BuildInfo
 from ztunnel_py.xds import local
@@ -65,14 +66,18 @@ async def serve(config: Config) -> None:
     manager = SecretManager(_authority(config))
 
     plane = open_engine(config.dataplane, clock)
+    epochs.follow(store, plane)
     certificates = Certificates(plane, manager, clock, tasks)
     upcalls = Upcalls(plane, store, _settings(config), certificates, clock, tasks)
-    records = Records(plane, log_record)
+    revalidate = Revalidate(plane, store, upcalls, tasks)
+    records = Records(plane, AccessLog())
 
     admin = admin_server(
         lambda: config_dump(config, store, manager.statuses(), static.updates),
         lambda: shutdown.request("POST /quitquitquit"),
         _addresses(config, config.admin),
+        plane.connections,
+        plane.tunnels,
     )
     await admin.open()
     stats = stats_server(
@@ -82,7 +87,9 @@ async def serve(config: Config) -> None:
     _open_listeners(config, plane, upcalls)
     await stats.open()
     upcalls.start()
+    revalidate.start()
     records.start()
+    plane.report_opened(wants_opened())
     plane.workload_serve(_workload_id(config))
     readiness.done("proxy")
     shutdown.install()
@@ -92,6 +99,7 @@ async def serve(config: Config) -> None:
     await lifecycle.drain(plane, clock, config.drain_deadline_s)
     certificates.stop()
     upcalls.stop()
+    revalidate.stop()
     records.stop()
     await plane.stop()
     await tasks.stop()

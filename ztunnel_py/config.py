@@ -98,11 +98,6 @@ def refuse_unbuilt(config: Config) -> None:
         )
     if not config.proxy:
         raise ConfigError("ENABLE_PROXY=false leaves nothing to run in this version")
-    if config.dataplane == "native":
-        raise ConfigError(
-            "ZTUNNEL_DATAPLANE=native: this version has no C engine; "
-            "set ZTUNNEL_DATAPLANE=reference"
-        )
     if config.xds_address is not None:
         raise ConfigError(
             f"XDS_ADDRESS: a control plane ({config.xds_address}) is not available in this "

@@ -26,6 +26,8 @@ SOCKS5_PORT = 15080
 ADMIN_PORT = 15000
 STATS_PORT = 15020
 READINESS_PORT = 15021
+FLOWS_PER_WORKLOAD = 0
+"""Verdicts that an engine may keep for one workload."""
 
 
 class ProxyMode(enum.Enum):
@@ -170,6 +172,8 @@ class Config:
             pool_idle_s=self.pool_idle_s,
             tls12=self.tls12,
             orig_src=self.orig_src,
+            workers=self.workers,
+            flows_per_workload=FLOWS_PER_WORKLOAD,
             sockets=SocketOptions(
                 keepalive=self.keepalive,
                 keepalive_time_s=math.ceil(self.keepalive_time_s),

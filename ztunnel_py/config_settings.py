@@ -87,9 +87,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "dataplane",
         "ZTUNNEL_DATAPLANE",
-        Kind(values.one_of("reference", "native"), "word"),
-        "reference",
-        "engine that moves bytes: `reference` (Python) or `native` (C); ours",
+        Kind(values.one_of("native", "reference"), "word"),
+        "native",
+        "engine that moves bytes: `native` (C) or `reference` (Python); ours",
     ),
     Setting(
         "workers",

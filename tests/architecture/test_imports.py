@@ -28,13 +28,17 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "decide": ({"state", "identity.spiffe"}, "a verdict follows from facts alone"),
     "identity": (set(), "identities are vouched for whoever uses them"),
     "xds": ({"state", "identity.spiffe"}, "what is heard becomes state"),
-    "dataplane": ({"decide", "state", "identity", "reference"}, "asks and answers"),
+    "core": (set(), "C, and the table it is made from"),
+    "dataplane": ({"core", "decide", "state", "identity", "reference"}, "asks and answers"),
     "reference": ({"dataplane", "decide", "state", "identity"}, "an engine sees the contract only"),
     "config": ({"dataplane.abc", "telemetry.filter"}, "settings are values"),
     "lifecycle": ({"dataplane.abc"}, "the end of the program"),
-    "telemetry": ({"dataplane", "decide", "telemetry"}, "tells what it is given"),
+    "telemetry": (
+        {"dataplane", "decide", "state.address", "telemetry"},
+        "tells what it is given",
+    ),
     "admin": (
-        {"config", "state", "identity", "telemetry", "xds", "admin"},
+        {"config", "dataplane.abc", "state", "identity", "telemetry", "xds", "admin"},
         "shows what it is given",
     ),
     "cli": ({"cli"}, "runs the program from outside"),
@@ -47,6 +51,8 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
 }
 
 PURE_WITHOUT = {"asyncio", "socket", "time", "random", "grpc", "os", "threading"}
+CORE_IMPORTERS = {"dataplane.native", "dataplane.views"}
+"""Who knows the C core: the engine that it is, and the shapes of what comes back."""
 SOLE_IMPORTERS = {"h2": "reference", "hyperframe": "reference", "aiohttp": "admin"}
 
 
@@ -136,3 +142,14 @@ def test_a_library_has_one_importer(library: str, importer: str) -> None:
 
     assert users
     assert {package_of(name) for name in users} == {importer}
+
+
+def test_only_the_native_engine_knows_the_core() -> None:
+    users = {
+        name
+        for path in modules()
+        if package_of(name := name_of(path)) != "core"
+        if any(module.startswith("ztunnel_py.core") for module in imports(path))
+    }
+
+    assert users == CORE_IMPORTERS

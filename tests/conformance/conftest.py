@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.clock import FakeClock
-from tests.support.engines import ENGINES, make_engine
+from tests.support.engines import (
+    ENGINES,
+    MANY_WORKERS,
+    forbid_reference,
+    kind,
+    make_engine,
+    workers,
+)
 from tests.support.net import Mesh, Net
 from tests.support.plane import CLIENT, LOOPBACK, SERVER, Plane
 from ztunnel_py.dataplane.abc import EngineSettings
@@ -23,9 +30,32 @@ if TYPE_CHECKING:
     from ztunnel_py.identity.spiffe import Identity
 
 
-@pytest.fixture(params=list(ENGINES))
-def engine_name(request: pytest.FixtureRequest) -> str:
-    """The engine under test."""
+WITH_MANY_WORKERS = {
+    "test_abuse",
+    "test_drain",
+    "test_endings",
+    "test_flow_control",
+    "test_half_close",
+    "test_path",
+    "test_pool",
+    "test_records",
+}
+"""Modules whose claims hold whichever worker serves, so that they also look for races."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs each test on every engine, those of some modules also on several workers."""
+    if "engine_name" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        more = [MANY_WORKERS] if module in WITH_MANY_WORKERS else []
+        metafunc.parametrize("engine_name", [*ENGINES, *more], indirect=True)
+
+
+@pytest.fixture
+def engine_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine under test; the native one gets no help from the reference."""
+    if kind(request.param) == "native":
+        forbid_reference(monkeypatch)
     return str(request.param)
 
 
@@ -46,6 +76,7 @@ async def planes(
         clock = FakeClock()
         certificate = None if identity is None else certify(identity)
         engine = make_engine(engine_name, clock)
+        settings.setdefault("workers", workers(engine_name))
         plane = Plane(engine, clock, EngineSettings(**settings), certificate)
         await plane.start(host, serve=serve)
         made.append(plane)

@@ -244,8 +244,10 @@ async def test_immediate_drain_ends_connections_that_are_being_decided_or_dialle
 
 async def test_drain_of_one_workload_leaves_the_other_alone(client: Plane, net: Net) -> None:
     client.add("b")
-    app = await net.app()
-    client.decide = lambda _: forward(app.address)
+    app, app_of_b = await net.app(), await net.app()
+    client.decide = lambda question: forward(
+        (app_of_b if question.workload == "b" else app).address
+    )
     user, other = await net.user(client), await net.dial(client.port(Role.OUTBOUND, "b"))
     await client.asked(2)
 

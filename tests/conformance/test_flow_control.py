@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hyperframe.frame import DataFrame
 
+from tests.support.apps import FIN, RST
 from tests.support.frames import INITIAL_WINDOW, MAX_FRAME
 from tests.support.plane import SERVER, forward, inbound_key, through
 from tests.support.wait import settle, until
@@ -259,6 +260,53 @@ async def test_end_of_a_stream_without_window_waits_for_its_data(
     tunnel.say(tunnel.make.window(stream, 6))
 
     assert await tunnel.end(stream) == b"0123456789abcdef"
+
+
+async def test_end_needs_no_window(narrow: tuple[Wire, int, Tcp]) -> None:
+    tunnel, stream, user = narrow
+    user.send(b"0123456789")
+    await tunnel.body(stream, 10)
+    await tunnel.fence()
+
+    user.end()
+
+    assert await tunnel.end(stream) == b"0123456789"
+
+
+@pytest.mark.parametrize("how", ["goaway", "hang up"])
+async def test_user_of_a_tunnel_that_goes_while_his_window_is_shut_is_let_go(
+    client: Plane, net: Net, how: str
+) -> None:
+    server = await net.server(settings={INITIAL_WINDOW: 0})
+    client.decide = lambda _: through(server.address)
+    user = await net.user(client)
+    tunnel = await server.tunnel()
+    await tunnel.asked()
+    user.send(b"never to leave")
+    await tunnel.fence()
+
+    if how == "goaway":
+        tunnel.say(tunnel.make.goaway(0))
+    else:
+        tunnel.hang_up()
+    assert await user.ending() in (FIN, RST)
+    user.close()
+
+    assert (await client.closed()).reason is Reason.OK
+
+
+async def test_reset_of_an_application_whose_clients_window_is_shut_is_an_end(
+    server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    server.decide = lambda _: forward(app.address)
+    tunnel = await net.tunnel(server, settings={INITIAL_WINDOW: 0})
+    stream = tunnel.connect()
+    await tunnel.status(stream)
+
+    (await app.accept()).reset()
+
+    assert await tunnel.end(stream) == b""
 
 
 @pytest.mark.parametrize(("said", "largest"), [(None, 16384), (16384, 16384), (65536, 65536)])

@@ -10,6 +10,7 @@ import pytest
 from tests.support.apps import FIN
 from tests.support.frames import (
     CANCEL,
+    INITIAL_WINDOW,
     INTERNAL_ERROR,
     NO_ERROR,
     PROTOCOL_ERROR,
@@ -145,6 +146,8 @@ async def test_writing_to_a_side_that_was_reset_is_no_error(
     order: Ends, client: Plane, server: Plane
 ) -> None:
     first, second = order
+    second.send(b"hello")
+    assert await first.read(5) == b"hello"  # connected all the way
     first.reset()
     await second.read_all()
 
@@ -279,6 +282,24 @@ async def test_socket_that_writes_after_a_quiet_reset_finds_nobody(
     assert (await plane.closed()).reason is Reason.OK
     await tunnel.fence()
     assert not tunnel.received(stream)
+
+
+@pytest.mark.parametrize("code", [NO_ERROR, CANCEL])
+async def test_quiet_reset_of_a_stream_that_bytes_waited_for_ends_the_connection(
+    client: Plane, net: Net, code: int
+) -> None:
+    server = await net.server(settings={INITIAL_WINDOW: 0})
+    client.decide = lambda _: through(server.address)
+    user = await net.user(client)
+    tunnel = await server.tunnel()
+    stream = await tunnel.asked()
+    user.send(b"never to leave")
+    await tunnel.fence()
+
+    tunnel.say(tunnel.make.reset(stream, code))
+
+    assert (await client.closed()).reason is Reason.OK
+    await user.ending()
 
 
 async def test_socket_reset_after_its_stream_ended_cancels_nothing_else(

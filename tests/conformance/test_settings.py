@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hyperframe.frame import PingFrame, SettingsFrame, WindowUpdateFrame
 
-from tests.support.client_hello import EARLY_DATA, PRE_SHARED_KEY, SERVER_NAME, ClientHello
+from tests.support.client_hello import (
+    EARLY_DATA,
+    PRE_SHARED_KEY,
+    SERVER_NAME,
+    SESSION_TICKET,
+    ClientHello,
+)
 from tests.support.frames import (
     ENABLE_PUSH,
     INITIAL_WINDOW,
@@ -69,7 +75,7 @@ async def test_server_begins_with_settings_and_a_connection_window(server: Plane
     assert (window.stream_id, window.window_increment) == (0, 16711681)
 
 
-@pytest.mark.spec("dataplane-64")
+@pytest.mark.spec("dataplane-64", "ops-39")
 async def test_client_hello_names_no_server_offers_h2_and_resumes_nothing(
     client: Plane, net: Net
 ) -> None:
@@ -92,6 +98,7 @@ async def test_client_hello_names_no_server_offers_h2_and_resumes_nothing(
     for hello in hellos:
         assert SERVER_NAME not in hello.extensions
         assert hello.alpn == ["h2"]
+        assert SESSION_TICKET not in hello.extensions
         assert PRE_SHARED_KEY not in hello.extensions
         assert EARLY_DATA not in hello.extensions
 

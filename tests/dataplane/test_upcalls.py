@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from tests.state.build import service
 from tests.support.clock import FakeClock
 from tests.support.wait import settle, until
+from ztunnel_py.dataplane import epochs
 from ztunnel_py.dataplane.abc import Question, QuestionKind
 from ztunnel_py.dataplane.certificates import Certificates
 from ztunnel_py.dataplane.upcalls import QUESTIONS_PER_TURN, Upcalls
-from ztunnel_py.decide.key import OutboundKey
+from ztunnel_py.decide.key import InboundKey, OutboundKey
 from ztunnel_py.decide.settings import Settings
-from ztunnel_py.decide.verdict import Action, Epoch, HopProtocol
+from ztunnel_py.decide.verdict import FORWARD_TTL_S, Action, Epoch, HopProtocol
 from ztunnel_py.errors import Reason
 from ztunnel_py.identity.ca import IdentityError
 from ztunnel_py.identity.manager import SecretManager
@@ -28,9 +30,12 @@ from ztunnel_py.xds import local
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from ztunnel_py.dataplane.abc import DataPlane
     from ztunnel_py.decide.verdict import Verdict
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
+
+    Key = OutboundKey | InboundKey
 
 STATE = """
 workloads:
@@ -40,6 +45,9 @@ workloads:
      workloadIps: [10.0.0.2], services: {}}
 """
 A = WorkloadInfo("a", "ns", "a")
+TO_A = InboundKey(
+    "w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("10.0.0.2:1").ip, None, "10.0.0.1:80"
+)
 TO_B = OutboundKey("w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("10.0.0.2:80"))
 TO_NOBODY = OutboundKey("w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("192.0.2.1:80"))
 
@@ -52,8 +60,9 @@ class ScriptedPlane:
         self.answers: dict[int, Verdict] = {}
         self.identities: list[str] = []
         self.question_fd = -1
+        self._epoch = Epoch(7, 3)
 
-    def ask(self, key: OutboundKey | None, kind: QuestionKind = QuestionKind.OUTBOUND) -> int:
+    def ask(self, key: Key | None, kind: QuestionKind = QuestionKind.OUTBOUND) -> int:
         """Queues a question; returns its id."""
         number = len(self.asked) + len(self.answers) + 1000 * len(self.asked)
         self.asked.append(Question(number, kind, "w", key))
@@ -71,7 +80,11 @@ class ScriptedPlane:
 
     def epoch(self) -> Epoch:
         """As the contract."""
-        return Epoch(7, 3)
+        return self._epoch
+
+    def epoch_bump(self, *, discovery: bool = False, policy: bool = False) -> None:
+        """As the contract."""
+        self._epoch = Epoch(self._epoch.discovery + discovery, self._epoch.policy + policy)
 
     def identity_set(self, workload: str, certificate: WorkloadCertificate) -> None:
         """As the contract."""
@@ -100,7 +113,9 @@ class Authority:
 class Mind:
     """Everything between a question and its answer."""
 
-    def __init__(self, certify: Callable[[Identity], WorkloadCertificate]) -> None:
+    def __init__(
+        self, certify: Callable[[Identity], WorkloadCertificate], settings: Settings | None = None
+    ) -> None:
         self.plane, self.clock, self.store = ScriptedPlane(), FakeClock(), Store()
         self.authority, self.tasks = Authority(certify), Tasks()
         manager = SecretManager(self.authority)
@@ -108,7 +123,7 @@ class Mind:
         self.upcalls = Upcalls(
             self.plane,  # type: ignore[arg-type]
             self.store,
-            Settings(),
+            settings or Settings(),
             self.certificates,
             self.clock,
             self.tasks,
@@ -119,9 +134,7 @@ class Mind:
         """The state arrives."""
         self.store.apply(local.parse(STATE, "test").updates)
 
-    async def answer(
-        self, key: OutboundKey | None, kind: QuestionKind = QuestionKind.OUTBOUND
-    ) -> Verdict:
+    async def answer(self, key: Key | None, kind: QuestionKind = QuestionKind.OUTBOUND) -> Verdict:
         """Asks and waits."""
         number = self.plane.ask(key, kind)
         self.upcalls.pump()
@@ -172,6 +185,23 @@ async def test_many_questions_fetch_one_certificate(mind: Mind) -> None:
     assert mind.authority.calls == 1
 
 
+async def test_an_identity_that_changes_meanwhile_is_provided_before_the_answer(
+    mind: Mind,
+) -> None:
+    mind.load()
+    mind.authority.is_open.clear()
+    number = mind.plane.ask(TO_B)
+    mind.upcalls.pump()
+    await until(lambda: mind.authority.calls == 1, "the first certificate")
+
+    mind.store.apply(local.parse(STATE.replace("td", "td2"), "test").updates)
+    mind.authority.is_open.set()
+    await until(lambda: number in mind.plane.answers, "an answer")
+
+    assert mind.plane.answers[number].action is Action.FORWARD
+    assert mind.plane.identities == ["spiffe://td/ns/ns/sa/a", "spiffe://td2/ns/ns/sa/a"]
+
+
 async def test_without_a_certificate_hbone_is_a_recorded_identity_error(mind: Mind) -> None:
     mind.load()
     mind.authority.is_down = True
@@ -181,6 +211,7 @@ async def test_without_a_certificate_hbone_is_a_recorded_identity_error(mind: Mi
     assert (verdict.action, verdict.reason) == (Action.DENY, Reason.IDENTITY)
     assert verdict.reason.describe(verdict.detail) == "identity error: the authority is down"
     assert len(verdict.hops) == 1
+    assert not verdict.ttl_s
 
 
 async def test_without_a_certificate_a_handshake_is_refused(mind: Mind) -> None:
@@ -231,8 +262,36 @@ async def test_a_decision_that_raises_denies_and_the_next_one_works(
     good = await mind.answer(TO_NOBODY)
 
     assert (failed.action, failed.reason) == (Action.DENY, Reason.DECIDER_ERROR)
+    assert (failed.epoch, failed.ttl_s) == (Epoch(7, 3), 0)
     assert good.action is Action.FORWARD
     assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("level", "ttl_s"), [("debug", FORWARD_TTL_S), ("info", 0)])
+async def test_what_a_decision_says_is_said_for_each_connection(
+    level: str,
+    ttl_s: float,
+    certify: Callable[[Identity], WorkloadCertificate],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    mind = Mind(certify, Settings(policy_log_level=level))
+    mind.load()
+
+    verdict = await mind.answer(TO_A, QuestionKind.INBOUND)
+
+    assert (verdict.action, verdict.ttl_s) == (Action.FORWARD, ttl_s)
+    assert ("no allow policies, allow" in capfd.readouterr().err) is (level == "info")
+
+
+async def test_epochs_move_with_the_state_before_anybody_else_hears_of_it(mind: Mind) -> None:
+    epochs.follow(mind.store, cast("DataPlane", mind.plane))
+    heard: list[Epoch] = []
+    mind.store.subscribe(lambda _: heard.append(mind.plane.epoch()))
+
+    mind.load()
+    mind.store.apply([service("web.test")])
+
+    assert heard == [Epoch(8, 4), Epoch(9, 4)]
 
 
 async def test_a_turn_takes_a_bounded_number_of_questions(mind: Mind) -> None:

@@ -578,9 +578,8 @@ def test_endpoints_that_cannot_be_reached_leave_the_others() -> None:
     assert reached(verdict) == [("10.0.0.3:15008", "10.0.0.3:8080")]
 
 
-def test_verdict_names_its_workload_its_baggage_and_its_epoch() -> None:
+def test_verdict_names_its_workload_and_its_baggage() -> None:
     verdict = decide(to="10.0.0.1:80")
 
     assert verdict.workload == "default/client"
     assert verdict.headers == (("baggage", "k8s.namespace.name=default,k8s..name=client"),)
-    assert verdict.epoch == (1, 0)

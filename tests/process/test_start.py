@@ -117,7 +117,7 @@ def test_a_ready_proxy_shows_its_state_and_no_empty_families(
     metrics = proxy.metrics()
 
     assert [w["name"] for w in dump["workloads"]] == ["cart-0"]
-    assert dump["config"]["dataplane"] == "reference"
+    assert dump["config"]["dataplane"] == "native"
     assert 'istio_build{component="ztunnel",tag="unknown"} 1' in metrics
     assert "istio_tcp" not in metrics
     assert "process_max_fds" in metrics

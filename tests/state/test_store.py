@@ -27,6 +27,8 @@ from ztunnel_py.state.workload import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ztunnel_py.state.service import Service
     from ztunnel_py.state.store import (
         Update,
@@ -387,12 +389,53 @@ def test_each_change_moves_its_epoch_and_tells_the_listeners(
 
     store.apply([changed])
     undo()
-    store.apply([pod("late")])
+    store.apply([service("late.test")])
 
     assert heard == [expected]
     after = (store.discovery_epoch - 1, store.policy_epoch)
     moved = (Change.DISCOVERY in expected, Change.POLICY in expected)
     assert after == (before[0] + moved[0], before[1] + moved[1])
+
+
+BOTH = Change.DISCOVERY | Change.POLICY
+
+
+@pytest.mark.parametrize(
+    ("node", "changed", "expected"),
+    [
+        ("here", pod("a", node="here", trust_domain="td2"), BOTH),
+        ("here", pod("a", node="here", service_account="other"), BOTH),
+        ("here", pod("a", node="there"), BOTH),
+        ("here", pod("b", node="here"), BOTH),
+        ("here", WorkloadRemoval("demo//Pod/default/a"), BOTH),
+        ("here", pod("b", node="there"), Change.DISCOVERY),
+        ("there", pod("a", node="there", authorization_policies=("x/y",)), Change.DISCOVERY),
+        ("there", WorkloadRemoval("demo//Pod/default/a"), Change.DISCOVERY),
+    ],
+)
+def test_the_rights_of_this_nodes_workloads_belong_to_the_policies(
+    node: str, changed: Update, expected: Change
+) -> None:
+    store = Store("here")
+    store.apply([pod("a", node=node)])
+
+    assert store.apply([changed]) == expected
+
+
+def test_a_batch_that_fails_half_way_has_changed_something() -> None:
+    store = Store()
+    heard: list[Change] = []
+    store.subscribe(heard.append)
+
+    def broken() -> Iterator[Update]:
+        yield pod("a")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        store.apply(broken())
+
+    assert heard == [BOTH]
+    assert store.discovery_epoch == store.policy_epoch == 1
 
 
 def test_listener_sees_the_whole_batch() -> None:

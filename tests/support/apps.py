@@ -92,6 +92,11 @@ class Tcp:
         """FIN; reading goes on."""
         self._writer.write_eof()
 
+    @property
+    def is_closed(self) -> bool:
+        """This side has closed it, or the other has broken it."""
+        return self._writer.transport.is_closing()
+
     def reset(self) -> None:
         """RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -120,7 +125,7 @@ class App:
 
     async def start(self, host: str = LOOPBACK) -> App:
         """Listens on a port of the kernel's choice."""
-        self._server = await asyncio.start_server(self._accept, host, 0)
+        self._server = await asyncio.start_server(self._accept, host, 0, backlog=1024)
         self.address = SockAddr.of(self._server.sockets[0].getsockname())
         return self
 

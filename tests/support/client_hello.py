@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SERVER_NAME, ALPN, PRE_SHARED_KEY, EARLY_DATA = 0, 16, 41, 42
+SERVER_NAME, ALPN, SESSION_TICKET, PRE_SHARED_KEY, EARLY_DATA = 0, 16, 35, 41, 42
 _RECORD_HEADER = 5
 _RANDOM_AT = 4 + 2  # message header, version
 
@@ -38,6 +38,15 @@ class ClientHello(NamedTuple):
         while names.left:
             found.append(names.vector(1).decode())
         return found
+
+
+def with_suites(record: bytes, suite: int) -> bytes:
+    """The same ClientHello, every suite it offers replaced by one."""
+    session_at = _RECORD_HEADER + _RANDOM_AT + 32
+    at = session_at + 1 + record[session_at]
+    length = int.from_bytes(record[at : at + 2], "big")
+    suites = suite.to_bytes(2, "big") * (length // 2)
+    return record[: at + 2] + suites + record[at + 2 + length :]
 
 
 class _Bytes:

@@ -29,6 +29,8 @@ class FakeClock:
         self._now = 1000.0
         self._order = itertools.count()
         self._timers: list[tuple[float, int, FakeTimer]] = []
+        self.on_advance: list[Callable[[float], None]] = []
+        """Told by how many seconds time has moved, after this clock's own timers."""
 
     def now(self) -> float:
         """Seconds."""
@@ -48,6 +50,8 @@ class FakeClock:
             if timer.call is not None:
                 timer.call()
         self._now = end
+        for call in self.on_advance:
+            call(seconds)
 
     @property
     def pending(self) -> int:

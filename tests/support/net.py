@@ -59,10 +59,16 @@ class Net:
         *,
         responds: int | None = 200,
         host: str = LOOPBACK,
+        certificate: WorkloadCertificate | None = None,
+        trusts_all: bool = False,
+        in_crumbs: bool = False,
     ) -> WireServer:
-        """A scripted HBONE server."""
+        """A scripted HBONE server, with a certificate of its own or the identity's."""
         given = {} if settings is None else {"settings": settings}
-        server = WireServer(self.certify(identity), responds=responds, **given)
+        certificate = certificate or self.certify(identity)
+        server = WireServer(
+            certificate, responds=responds, trusts_all=trusts_all, in_crumbs=in_crumbs, **given
+        )
         await server.start(host)
         self._closing.append(server.close)
         return server
@@ -75,10 +81,12 @@ class Net:
         at: SockAddr | None = None,
         source: str | None = None,
         settings: Mapping[int, int] | None = None,
+        in_crumbs: bool = False,
     ) -> Wire:
         """A scripted HBONE client's connection that has said its preface and heard the server's."""
         to = at or plane.port(Role.INBOUND)
-        tunnel = await self.raw_tunnel(to, self.certify(identity), source=source)
+        certificate = self.certify(identity)
+        tunnel = await self.raw_tunnel(to, certificate, source=source, in_crumbs=in_crumbs)
         tunnel.greet(*(() if settings is None else (settings,)))
         await tunnel.fence()
         return tunnel
@@ -90,10 +98,11 @@ class Net:
         *,
         source: str | None = None,
         context: ssl.SSLContext | None = None,
+        in_crumbs: bool = False,
     ) -> Wire:
         """A scripted client's connection after TLS, before anything is said."""
         context = context or tls_context(certificate, is_server=False)
-        tunnel = await wire.dial(to, context, source)
+        tunnel = await wire.dial(to, context, source, in_crumbs=in_crumbs)
         self._closing.append(tunnel.hang_up)
         return tunnel
 

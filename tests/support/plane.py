@@ -199,6 +199,8 @@ class Plane:
         self._collect()
         assert not any(self.engine.debug_counts().values()), self.engine.debug_counts()
         assert self.event("internal_errors") == self.expected_internal_errors
+        assert self.event("punted") == 0, "an engine serves what it accepts"
+        assert self.event("records_lost") == self.event("counts_lost") == 0
         assert not self.sockets_open("source")
         assert not self.sockets_open("destination")
         opened, closed = ([one.conn for one in self.of(kind)] for kind in _LIFE)

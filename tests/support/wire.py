@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +23,6 @@ from tests.support.wait import until
 from ztunnel_py.state.address import SockAddr
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
 
     from tests.support.frames import Headers
@@ -62,6 +61,8 @@ class Wire:
         self.sent: Counter[int] = Counter()
         """Bytes of DATA said per stream."""
         self.is_closed = False
+        self.alert = ""
+        """What the engine's TLS ended with, in the library's words."""
         self._reading = asyncio.ensure_future(self._read())
 
     # --- saying
@@ -169,6 +170,11 @@ class Wire:
         """Names in the other side's certificate."""
         return self._tls.names
 
+    @property
+    def version_and_suite(self) -> tuple[str | None, str | None]:
+        """Of TLS."""
+        return self._tls.version_and_suite
+
     def credit(self, stream: int) -> int:
         """Bytes that may be sent on a stream now."""
         settings = [one.settings for one in self.of(frames.SettingsFrame)]
@@ -198,12 +204,16 @@ class Wire:
         await until(lambda: payload in self._pongs, f"the ack of {payload!r}")
 
     async def _read(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             while data := await self._tls.read():
                 for frame in self._frames.feed(data):
                     self.frames.append(frame)
                     self._hear(frame)
                 await self._has_room.wait()
+        except ssl.SSLError as error:
+            self.alert = error.reason or str(error)
+        except OSError:
+            pass
         self.is_closed = True
 
     def _hear(self, frame: frames.Frame) -> None:
@@ -230,11 +240,14 @@ class Wire:
                 self.data(frame.stream_id, b"", end=True)
 
 
-async def dial(to: SockAddr, context: ssl.SSLContext, source: str | None = None) -> Wire:
+async def dial(
+    to: SockAddr, context: ssl.SSLContext, source: str | None = None, *, in_crumbs: bool = False
+) -> Wire:
     """An HBONE client's end, after TLS and before its preface."""
     local = None if source is None else (source, 0)
     ends = await asyncio.open_connection(str(to.ip), to.port, local_addr=local)
     tls = TlsStream(*ends, context)
+    tls.in_crumbs = in_crumbs
     await tls.shake_hands()
     return Wire(tls, is_client=True)
 
@@ -247,11 +260,19 @@ class WireServer:
         certificate: WorkloadCertificate,
         settings: Mapping[int, int] = _LARGE_WINDOW,
         responds: int | None = 200,
+        *,
+        trusts_all: bool = False,
+        in_crumbs: bool = False,
     ) -> None:
-        self._context = tls_context(certificate, is_server=True)
+        self._in_crumbs = in_crumbs
+        self._context = tls_context(certificate, is_server=True, trusts_all=trusts_all)
         self._settings = settings
         self._responds = responds
         self.tunnels: list[Wire] = []
+        self.accepted = 0
+        """Connections, also those whose handshake failed."""
+        self.alerts: list[str] = []
+        """How those failed, in the library's words."""
         self.address: SockAddr
         self._server: asyncio.Server
 
@@ -273,9 +294,14 @@ class WireServer:
             tunnel.hang_up()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         tls = TlsStream(reader, writer, self._context)
+        tls.in_crumbs = self._in_crumbs
         try:
             await tls.shake_hands()
+        except ssl.SSLError as error:
+            self.alerts.append(error.reason or str(error))
+            return
         except OSError:
             return
         wire = Wire(tls, is_client=False)

@@ -4,19 +4,28 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ztunnel_py.dataplane.abc import Direction, Record, RecordKind, Steps
-from ztunnel_py.decide.verdict import LogFields
+from ztunnel_py.dataplane.packing import pack_address
+from ztunnel_py.dataplane.views import read_record, write_records
+from ztunnel_py.decide.verdict import Action, Hop, HopProtocol, LogFields, TrafficLabels, Verdict
 from ztunnel_py.errors import Reason
 from ztunnel_py.state.address import SockAddr
-from ztunnel_py.telemetry.access_log import log_record
+from ztunnel_py.telemetry import log
+from ztunnel_py.telemetry.access_log import AccessLog, log_record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from tests.telemetry.conftest import LogFile
 
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _OURS = "spiffe://td/ns/shop/sa/cart"
 _THEIRS = "spiffe://td/ns/shop/sa/prices"
 _LOG = LogFields("cart-1", "shop", _OURS, "c1", "prices.shop", "prices-1", "shop", _THEIRS, "c2")
@@ -198,3 +207,95 @@ def test_path_of_a_refusal_follows_its_access_line(log_file: LogFile) -> None:
 
     assert [message for _, _, message, _ in lines] == ["connection failed", "path"]
     assert lines[1][3].endswith('result="attempted recursive call to ourselves"')
+
+
+# --- the short way
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('"\\\n\x7f'), max_size=8)
+_ADDRESS = st.just(b"\0" * 19) | st.builds(
+    lambda ip, port: pack_address(SockAddr(ip, port)), st.ip_addresses(), st.integers(0, 65535)
+)
+_NUMBER = st.integers(0, 2**64 - 1)
+_FIELDS = st.builds(LogFields, *[st.sampled_from(["", "x"]) | _TEXT] * len(LogFields._fields))
+
+
+def _verdict(log: LogFields) -> Verdict:
+    hop = Hop(HopProtocol.TCP, SockAddr.parse("10.0.0.1:1"), TrafficLabels("source"), log)
+    return Verdict(Action.FORWARD, hops=(hop,))
+
+
+_RAW = st.tuples(
+    st.sampled_from([1, 1, 1, 0, 2]),
+    _NUMBER,
+    st.just(1),
+    st.booleans(),
+    st.sampled_from([0, 0, 0, Reason.APP_CONNECT.number]),
+    st.sampled_from([0, 0, -1]),
+    st.sampled_from([-1, 0, 1]),
+    *[_ADDRESS] * 4,
+    _NUMBER,
+    _NUMBER,
+    st.tuples(*[_NUMBER] * 5),
+    st.builds(_verdict, _FIELDS),
+    _TEXT,
+    st.text(st.characters(max_codepoint=255), max_size=8),
+    st.integers(0, 2),
+)
+
+
+class Kept:
+    """In the place of the log's writer."""
+
+    lines: ClassVar[list[bytes]] = []
+
+    def __init__(self, fd: int) -> None:
+        Kept.lines = []
+
+    def put_all(self, lines: Sequence[bytes]) -> int:
+        self.lines.extend(lines)
+        return len(lines)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The log in memory."""
+    monkeypatch.setattr(log, "LineWriter", Kept)
+    yield
+    log.close()
+
+
+def _text(filter_text: str, is_json: bool, write: Callable[[], None]) -> list[bytes]:
+    log.configure(filter_text, is_json=is_json)
+    write()
+    return [_TIME.sub(b"", line) for line in Kept.lines]
+
+
+@given(st.lists(_RAW, max_size=8), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_short_way_writes_what_the_long_one_does(
+    kept: None, raws: list[Any], is_json: bool
+) -> None:
+    def long() -> None:
+        for raw in raws:
+            log_record(read_record(raw, {}))
+
+    short = _text("info", is_json, lambda: write_records(raws, {}, AccessLog()))
+
+    assert short == _text("info", is_json, long)
+
+
+@pytest.mark.parametrize(
+    "filter_text", ["warn", "access=off", "access[{error}]=info", "info,ztunnel::path=debug"]
+)
+def test_filters_count_on_the_short_way(kept: None, filter_text: str) -> None:
+    steps = (1, 2, 3, 4, 5)
+    address = pack_address(SockAddr.parse("10.0.0.1:1"))
+    raw: Any = (1, 1, 1, False, 0, 0, -1, *[address] * 4, 5, 6, steps, _verdict(_LOG), "", "", 0)
+
+    short = _text(filter_text, False, lambda: write_records([raw, raw], {}, AccessLog()))
+
+    assert short == 2 * _text(filter_text, False, lambda: log_record(read_record(raw, {})))

@@ -73,6 +73,30 @@ def test_blocked_output_queues_at_most_10000_lines_and_loses_none(pipe: tuple[in
     assert received == b"".join(map(_line, range(_LINES)))
 
 
+def test_many_lines_at_once_are_bounded_too_and_none_is_lost(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    lines = LineWriter(write)
+    wanted = [_line(number) for number in range(_LINES)]
+    n_put = 0
+
+    def produce() -> None:
+        nonlocal n_put
+        n_put = lines.put_all(wanted)
+
+    producer = threading.Thread(target=produce, daemon=True)
+    producer.start()
+    _await(lambda: len(lines) == writer.LIMIT)
+    assert producer.is_alive()
+
+    received = _read(read, _LINES * _WIDTH)
+    producer.join(20)
+    lines.close()
+
+    assert n_put == _LINES
+    assert received == b"".join(wanted)
+    assert lines.put_all(wanted) == 0
+
+
 def test_non_blocking_output_loses_nothing(pipe: tuple[int, int]) -> None:
     read, write = pipe
     os.set_blocking(write, False)

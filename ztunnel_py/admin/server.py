@@ -3,6 +3,8 @@
 
     /               a page that lists the others
     /config_dump    everything known, as JSON
+    /connections    what is open, as JSON
+    /tunnels        HBONE connections, as JSON
     /quitquitquit   POST ends the program as SIGTERM does
 
 Source: spec identity-ops, section D.2; ztunnel src/admin.rs.
@@ -15,14 +17,18 @@ import json
 from typing import TYPE_CHECKING
 
 from ztunnel_py.admin.http import NOT_ALLOWED, Answer, HttpServer
+from ztunnel_py.admin.live import dump_connections, dump_tunnels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ztunnel_py.admin.http import Handler, Request
+    from ztunnel_py.dataplane.abc import ConnView, TunnelView
 
 _PAGES = {
     "config_dump": "the configuration and everything known, as JSON",
+    "connections": "what is open, as JSON",
+    "tunnels": "HBONE connections, as JSON",
     "quitquitquit": "end the program (POST)",
 }
 _ROWS = "".join(f'<tr><td><a href="{p}">{p}</a></td><td>{t}</td></tr>' for p, t in _PAGES.items())
@@ -33,6 +39,8 @@ def admin_server(
     dump: Callable[[], Mapping[str, object]],
     shut_down: Callable[[], object],
     addresses: Sequence[tuple[str, int]],
+    connections: Callable[[], Iterable[ConnView]] = list,
+    tunnels: Callable[[], Iterable[TunnelView]] = list,
 ) -> HttpServer:
     """The server.
 
@@ -40,14 +48,19 @@ def admin_server(
         dump: makes the object of `/config_dump`; runs on the event loop.
         shut_down: begins a graceful shutdown and returns at once.
         addresses: (IP address, port) pairs, loopback only.
+        connections: what is open, for `/connections`.
+        tunnels: HBONE connections, for `/tunnels`.
     """
 
     def home(_: Request) -> Answer:
         return Answer(200, _HOME, "text/html; charset=utf-8")
 
-    async def config_dump(_: Request) -> Answer:
-        # Indented JSON is made by Python code: a thread keeps the loop free for a large mesh.
-        return Answer(200, await asyncio.to_thread(to_json, dump()), "application/json")
+    def page(found: Callable[[], object]) -> Handler:
+        async def answer(_: Request) -> Answer:
+            # Indented JSON is made by Python code: a thread keeps the loop free for a large mesh.
+            return Answer(200, await asyncio.to_thread(to_json, found()), "application/json")
+
+        return answer
 
     def quitquitquit(request: Request) -> Answer:
         if request.method != "POST":
@@ -57,7 +70,9 @@ def admin_server(
 
     pages: dict[str, Handler] = {
         "/": home,
-        "/config_dump": config_dump,
+        "/config_dump": page(dump),
+        "/connections": page(lambda: dump_connections(connections())),
+        "/tunnels": page(lambda: dump_tunnels(tunnels())),
         "/quitquitquit": quitquitquit,
     }
     return HttpServer("admin", addresses, pages)

@@ -22,4 +22,13 @@ def open_engine(name: str, clock: Clock) -> DataPlane:
         from ztunnel_py.reference.engine import ReferenceEngine
 
         return ReferenceEngine(clock)
+    if name == "native":
+        try:
+            from ztunnel_py.dataplane.native import NativeEngine
+        except ImportError as error:
+            raise ConfigError(
+                f"ZTUNNEL_DATAPLANE=native: the C core cannot be loaded: {error}; build it with "
+                "`make setup`, or set ZTUNNEL_DATAPLANE=reference"
+            ) from error
+        return NativeEngine(clock)
     raise ConfigError(f"ZTUNNEL_DATAPLANE={name}: this version has no such engine")

@@ -90,6 +90,17 @@ class EngineSettings:
     orig_src: bool | None = None
     """Dial applications with the client's address: None tries, True requires, False never."""
     sockets: SocketOptions = SocketOptions()
+    workers: int = 1
+    """Threads that move bytes; the reference engine has none of its own."""
+    flows_per_workload: int = 0
+    """Verdicts kept for further connections of the same key; 0: every connection asks. The
+    reference engine keeps none."""
+    flow_idle_s: float = 60.0
+    """A verdict that was not used for so long is forgotten."""
+    questions_per_workload: int = 4096
+    """Open questions; beyond them, connections are refused with `Reason.TOO_BUSY`."""
+    acknowledge_timeout_s: float = 5.0
+    """A question must be taken within that, and answered within `decision_timeout_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +211,17 @@ class ConnView:
     age_s: float
     upstream_bytes: int
     downstream_bytes: int
+    # What the reference engine does not tell:
+    state: str = ""
+    """What it is doing: `deciding`, `dialling`, `relaying`, ..."""
+    tunnel: int = 0
+    """Id of the tunnel that carries it; 0 if there is none."""
+    client_stalled_s: float = 0.0
+    """For how long bytes have waited for a client that does not read."""
+    upstream_stalled_s: float = 0.0
+    client_waiting: int = 0
+    """Those bytes."""
+    upstream_waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +236,44 @@ class TunnelView:
     streams: int
     age_s: float
     is_draining: bool
+    # What the reference engine does not tell:
+    worker: int = 0
+    received_bytes: int = 0
+    """Of DATA."""
+    sent_bytes: int = 0
+    stalled_s: float = 0.0
+    """For how long its socket has taken nothing, though something waits."""
+    unsent_bytes: int = 0
+    send_window: int = 0
+    """What the other side lets us send on the connection."""
+    receive_window: int = 0
+    """What we let it send."""
+
+
+class RecordLog(Protocol):
+    """Who writes records down, a batch at a time."""
+
+    def begin(self) -> bool:
+        """A batch begins; whether its ordinary endings may be told by `closed`."""
+
+    def closed(
+        self,
+        src: bytes,
+        dst: bytes,
+        log: LogFields,
+        authority: str,
+        is_inbound: bool,
+        upstream_bytes: int,
+        downstream_bytes: int,
+        duration_ns: int,
+    ) -> None:
+        """A record of kind CLOSED with `Reason.OK`, in parts; addresses are packed."""
+
+    def record(self, record: Record) -> None:
+        """Any record."""
+
+    def end(self) -> None:
+        """The batch is complete."""
 
 
 class DataPlane(Protocol):
@@ -287,7 +347,10 @@ class DataPlane(Protocol):
         """Makes verdicts of older versions misses."""
 
     def live_keys(self, workload: str) -> Mapping[int, InboundKey | PassthroughKey]:
-        """Connection id to complete key of every live inbound connection, also while dialling."""
+        """Connection id to complete key of every live inbound connection, also while dialling.
+
+        Empty for a workload that is not served.
+        """
 
     def conn_kill(self, conns: Sequence[int], reason: Reason) -> None:
         """Ends connections with `reason`; unknown ids are ignored."""
@@ -317,3 +380,9 @@ class DataPlane(Protocol):
 
     def recv_records(self, limit: int) -> list[Record]:
         """At most `limit` records, oldest first."""
+
+    def write_records(self, limit: int, log: RecordLog) -> int:
+        """The same, to a log; returns how many. What is written is as if by `log.record`."""
+
+    def report_opened(self, is_wanted: bool, /) -> None:
+        """Whether anybody reads records of kind OPENED; they may come all the same."""

@@ -5,6 +5,10 @@ A question is decided at once if everything is known: the state is read, the ver
 reply given in one turn of the loop, so a stale reply cannot exist. Otherwise a task waits for what
 is missing (the local workload, its certificate) and decides afresh. Whatever goes wrong is a
 denial.
+
+A verdict may serve further connections for its `ttl_s`. That is 0 for what is true of this moment
+only (something is missing, something failed) and where the decision said something to the log that
+has to be said for each connection.
 """
 
 from __future__ import annotations
@@ -27,16 +31,21 @@ from ztunnel_py.state.workload import Workload
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ztunnel_py.clock import Clock
     from ztunnel_py.dataplane.abc import DataPlane, Question
     from ztunnel_py.dataplane.certificates import Certificates
     from ztunnel_py.decide.settings import Settings
+    from ztunnel_py.decide.verdict import Note
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import WorkloadInfo
     from ztunnel_py.tasks import Tasks
 
 QUESTIONS_PER_TURN = 64
 WORKLOAD_WAIT_S = 5.0
+IDENTITY_TRIES = 3
+"""The workload may have got another identity while its certificate was waited for."""
 
 log = logger("ztunnel::proxy")
 
@@ -61,10 +70,23 @@ class Upcalls:
         self._clock = clock
         self._tasks = tasks
         self._infos: dict[str, WorkloadInfo] = {}
+        self._last_known: dict[str, Workload] = {}
 
     def serve(self, workload: str, info: WorkloadInfo) -> None:
         """Names the workload that an engine's workload id stands for."""
         self._infos[workload] = info
+
+    def workloads(self) -> list[str]:
+        """The engine's workload ids that are served."""
+        return list(self._infos)
+
+    def decide(self, key: InboundKey | PassthroughKey) -> Verdict:
+        """What would be said now of a connection that lives.
+
+        If its workload is gone from the state, what was last known of it counts.
+        """
+        local = self._local(key.workload)
+        return self._verdict(key, self._last_known.get(key.workload, local))
 
     def start(self) -> None:
         """Answers from now on; certificates are fetched before anybody has to wait for them."""
@@ -94,27 +116,44 @@ class Upcalls:
 
     async def _complete(self, question: Question) -> None:
         try:
-            local = await self._awaited(question.workload)
-            problem = None
-            verdict = self._decide(question, local)
-            if isinstance(local, Workload) and not self._is_complete(question, verdict, local):
-                problem = await self._identify(question.workload, local)
-                verdict = self._decide(question, self._local(question.workload))
-            self._reply(question, verdict if problem is None else _unidentified(verdict, problem))
+            await self._awaited(question.workload)
+            self._reply(question, await self._decided(question))
         except Exception as error:  # as in `pump`
             self._deny_failed(question, error)
 
+    async def _decided(self, question: Question) -> Verdict:
+        """A verdict for which nothing is missing, or the refusal that says what was not to be had.
+
+        It is of the turn of the loop in which this returns.
+        """
+        problem = "the workload's identity changes too often"
+        for _ in range(IDENTITY_TRIES):
+            local = self._local(question.workload)
+            verdict = self._decide(question, local)
+            if not isinstance(local, Workload) or self._is_complete(question, verdict, local):
+                return verdict
+            failure = await self._identify(question.workload, local)
+            if failure is not None:
+                problem = failure
+                break
+        verdict = self._decide(question, self._local(question.workload))
+        return _unidentified(verdict, problem)
+
     def _decide(self, question: Question, local: Workload | WorkloadInfo) -> Verdict:
-        match question.key:
+        epoch = self._plane.epoch()  # read first: whatever changes later makes the verdict stale
+        return dataclasses.replace(self._verdict(question.key, local), epoch=epoch)
+
+    def _verdict(
+        self, key: OutboundKey | InboundKey | PassthroughKey | None, local: Workload | WorkloadInfo
+    ) -> Verdict:
+        match key:
             case OutboundKey():
-                return outbound.decide(self._store, self._settings, question.key, local)
+                return outbound.decide(self._store, self._settings, key, local)
             case InboundKey():
-                return inbound.decide(
-                    self._store, self._rulebook, self._settings, question.key, local
-                )
+                return inbound.decide(self._store, self._rulebook, self._settings, key, local)
             case PassthroughKey():
                 return inbound.decide_passthrough(
-                    self._store, self._rulebook, self._settings, question.key, local
+                    self._store, self._rulebook, self._settings, key, local
                 )
             case None:
                 if isinstance(local, Workload):
@@ -156,10 +195,14 @@ class Upcalls:
 
     def _local(self, workload: str) -> Workload | WorkloadInfo:
         info = self._infos[workload]
-        return self._store.local_workload(info) or info
+        local = self._store.local_workload(info)
+        if local is None:
+            return info
+        self._last_known[workload] = local
+        return local
 
-    async def _awaited(self, workload: str) -> Workload | WorkloadInfo:
-        """The local workload, waited for; only its name if it does not appear."""
+    async def _awaited(self, workload: str) -> None:
+        """Returns when the local workload is known, or has not appeared in time."""
         appeared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def look(_: object = None) -> None:
@@ -174,29 +217,37 @@ class Upcalls:
             log.warn(f"timed out waiting for workload {self._infos[workload]}")
         finally:
             unsubscribe()
-        return self._local(workload)
 
     def _reply(self, question: Question, verdict: Verdict) -> None:
-        for note in verdict.notes:
-            getattr(logger(note.target), note.level)(note.message, note.fields)
-        epoch = self._plane.epoch()
-        self._plane.reply(question.id, dataclasses.replace(verdict, epoch=epoch))
+        if _say(verdict.notes):
+            verdict = dataclasses.replace(verdict, ttl_s=0.0)
+        self._plane.reply(question.id, verdict)
 
     def _deny_failed(self, question: Question, error: Exception) -> None:
         stack = "".join(traceback.format_exception(error))
         log.error("a decision failed", {"key": repr(question.key), "stack": stack})
-        self._plane.reply(question.id, Verdict.deny(Reason.DECIDER_ERROR))
+        denial = Verdict.deny(Reason.DECIDER_ERROR)
+        self._plane.reply(question.id, dataclasses.replace(denial, epoch=self._plane.epoch()))
+
+
+def _say(notes: Iterable[Note]) -> bool:
+    """Logs what a decision has to say; false if nobody wants to read it."""
+    said = [logger(note.target).say(note.level, note.message, note.fields) for note in notes]
+    return any(said)
 
 
 def _unidentified(verdict: Verdict, problem: str) -> Verdict:
     """The refusal of a connection whose workload has no certificate."""
     if verdict.action is not Action.FORWARD or not verdict.hops:
         reason = verdict.reason if verdict.reason is not Reason.OK else Reason.SIGNING
-        return dataclasses.replace(verdict, action=Action.DENY, reason=reason, detail=problem)
+        return dataclasses.replace(
+            verdict, action=Action.DENY, reason=reason, detail=problem, ttl_s=0.0
+        )
     return dataclasses.replace(
         verdict,
         action=Action.DENY,
         reason=Reason.IDENTITY,
         detail=problem,
         hops=verdict.hops[:1],
+        ttl_s=0.0,
     )

@@ -14,9 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ztunnel_py.decide import authority, baggage, labels, waypoint
 from ztunnel_py.decide.authority import HostPort
+from ztunnel_py.decide.key import CapturedReading, RequestReading
 from ztunnel_py.decide.rbac import Attempt
-from ztunnel_py.decide.refusal import Refused, denial, epoch
-from ztunnel_py.decide.verdict import Action, Hop, HopProtocol, Preface, Verdict
+from ztunnel_py.decide.refusal import Refused, denial
+from ztunnel_py.decide.verdict import (
+    DENIAL_TTL_S,
+    FORWARD_TTL_S,
+    Action,
+    Hop,
+    HopProtocol,
+    Preface,
+    Verdict,
+)
 from ztunnel_py.errors import Reason
 from ztunnel_py.state.address import NetworkAddress, SockAddr
 from ztunnel_py.state.workload import TunnelProtocol, WorkloadInfo
@@ -24,9 +33,9 @@ from ztunnel_py.state.workload import TunnelProtocol, WorkloadInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ztunnel_py.decide.key import InboundKey, PassthroughKey
+    from ztunnel_py.decide.key import InboundKey, PassthroughKey, Uses
     from ztunnel_py.decide.labels import Side
-    from ztunnel_py.decide.rbac import Rulebook
+    from ztunnel_py.decide.rbac import Rulebook, Ruling
     from ztunnel_py.decide.settings import Settings
     from ztunnel_py.state.address import Ip
     from ztunnel_py.state.service import Service
@@ -59,21 +68,23 @@ def decide(
     local: Workload | WorkloadInfo,
 ) -> Verdict:
     """The verdict for a CONNECT stream; `local` is as in `decide.outbound.decide`."""
+    reading = RequestReading(key)
     try:
-        asked = _authority(key)
+        asked = _authority(reading)
         workload = _known(local)
-        _validate(store, settings, key, workload, asked)
-        target = _target(store, settings, key, workload, asked)
+        _validate(store, settings, reading, workload, asked)
+        target = _target(store, settings, reading, workload, asked)
     except Refused as refused:
-        return denial(store, local, refused)
-    source = _source(store, settings, key)
-    service = _intended(store, target, workload, key.forwarded_host)
+        return denial(local, refused, reading.uses)
+    source = _source(store, settings, reading)
+    service = _intended(store, target, workload, reading)
     headers: tuple[tuple[str, str], ...] = ()
     if settings.response_baggage:
         headers = (("baggage", baggage.render(workload)),)
     hop = _hop(target, source, workload, service, is_mutual_tls=True)
-    attempt = Attempt.of(key.src, target.address, key.identity)
-    return _judged(store, rulebook, settings, workload, attempt, hop, headers, target.preface)
+    attempt = Attempt.of(reading.src, target.address, reading.identity)
+    ruling = rulebook.judge(workload, attempt, settings.policy_log_level)
+    return _judged(ruling, workload, hop, reading.uses, headers, target.preface)
 
 
 def decide_passthrough(
@@ -84,25 +95,28 @@ def decide_passthrough(
     local: Workload | WorkloadInfo,
 ) -> Verdict:
     """The verdict for plaintext; `local` is as in `decide.outbound.decide`."""
+    reading = CapturedReading(key)
+    dst = reading.dst
     try:
-        if key.dst.port in settings.illegal_ports:
+        if dst.port in settings.illegal_ports:
             raise Refused(Reason.SELF_CALL)
         workload = _known(local)
     except Refused as refused:
-        return denial(store, local, refused)
-    target = _Target(key.dst, key.dst, store.services_of(workload))
-    found = store.workload_at(NetworkAddress(settings.network, key.src))
+        return denial(local, refused, reading.uses)
+    target = _Target(dst, dst, store.services_of(workload))
+    found = store.workload_at(NetworkAddress(settings.network, reading.src))
     source = labels.NOBODY if found is None else labels.known(found, None)
-    service = _intended(store, target, workload, "")
+    service = _first_with_port(store, target, workload)
     hop = _hop(target, source, workload, service, is_mutual_tls=False)
-    attempt = Attempt.of(key.src, key.dst, None)
-    return _judged(store, rulebook, settings, workload, attempt, hop)
+    attempt = Attempt.of(reading.src, dst, None)
+    ruling = rulebook.judge(workload, attempt, settings.policy_log_level)
+    return _judged(ruling, workload, hop, reading.uses)
 
 
 # --- where to
 
 
-def _authority(key: InboundKey) -> SockAddr | HostPort:
+def _authority(key: RequestReading) -> SockAddr | HostPort:
     try:
         return authority.parse(key.authority)
     except ValueError:
@@ -116,7 +130,11 @@ def _known(local: Workload | WorkloadInfo) -> Workload:
 
 
 def _validate(
-    store: Store, settings: Settings, key: InboundKey, local: Workload, asked: SockAddr | HostPort
+    store: Store,
+    settings: Settings,
+    key: RequestReading,
+    local: Workload,
+    asked: SockAddr | HostPort,
 ) -> None:
     """Refuse an address that is neither this workload's nor one that it is the waypoint of."""
     if isinstance(asked, HostPort) or asked.ip == key.local or local.application_tunnel is not None:
@@ -128,7 +146,11 @@ def _validate(
 
 
 def _target(
-    store: Store, settings: Settings, key: InboundKey, local: Workload, asked: SockAddr | HostPort
+    store: Store,
+    settings: Settings,
+    key: RequestReading,
+    local: Workload,
+    asked: SockAddr | HostPort,
 ) -> _Target:
     """The application's address: always the one that was dialled, with the resolved port."""
     if isinstance(asked, HostPort):
@@ -180,12 +202,13 @@ def _vip(settings: Settings, service: Service, asked: HostPort) -> SockAddr:
 # --- telemetry
 
 
-def _source(store: Store, settings: Settings, key: InboundKey) -> Side:
+def _source(store: Store, settings: Settings, key: RequestReading) -> Side:
     """The client: as the state knows it, else as it describes itself.
 
     Through a gateway of another network the address is the gateway's, so it is not looked up.
     """
-    is_foreign = key.network is not None and key.network.lower() != settings.network.lower()
+    network = key.network
+    is_foreign = network is not None and network.lower() != settings.network.lower()
     if not is_foreign:
         found = store.workload_at(NetworkAddress(settings.network, key.src))
         if found is not None:
@@ -195,12 +218,23 @@ def _source(store: Store, settings: Settings, key: InboundKey) -> Side:
 
 
 def _intended(
-    store: Store, target: _Target, local: Workload, forwarded_host: str
+    store: Store, target: _Target, local: Workload, key: RequestReading
 ) -> Service | None:
-    """The service that was probably called: as the client says, else the first with that port."""
-    named = (s for s in target.services if forwarded_host and s.hostname == forwarded_host)
-    matching = (s for s in target.services if target.address.port in _targets(store, s, local))
-    return next(named, None) or next(matching, None)
+    """The service that was probably called: as the client says, else the first with that port.
+
+    The client is not asked if its answer could change nothing.
+    """
+    guess = _first_with_port(store, target, local)
+    if all(service is guess for service in target.services):
+        return guess
+    host = key.forwarded_host
+    named = (s for s in target.services if host and s.hostname == host)
+    return next(named, guess)
+
+
+def _first_with_port(store: Store, target: _Target, local: Workload) -> Service | None:
+    port = target.address.port
+    return next((s for s in target.services if port in _targets(store, s, local)), None)
 
 
 def _targets(store: Store, service: Service, local: Workload) -> Iterable[int]:
@@ -231,17 +265,14 @@ def _hop(
 
 
 def _judged(
-    store: Store,
-    rulebook: Rulebook,
-    settings: Settings,
+    ruling: Ruling,
     local: Workload,
-    attempt: Attempt,
     hop: Hop,
+    uses: Uses,
     headers: tuple[tuple[str, str], ...] = (),
     preface: Preface | None = None,
 ) -> Verdict:
-    """Ask the policies; a denial keeps the hop for its labels."""
-    ruling = rulebook.judge(local, attempt, settings.policy_log_level)
+    """What the policies say; a denial keeps the hop for its labels."""
     is_allowed = ruling.is_allowed
     return Verdict(
         Action.FORWARD if is_allowed else Action.DENY,
@@ -253,5 +284,8 @@ def _judged(
         policy=ruling.text,
         workload=f"{local.namespace}/{local.name}",
         notes=ruling.notes,
-        epoch=epoch(store),
+        uses_source=uses.source,
+        uses_host=uses.host,
+        uses_claims=uses.claims,
+        ttl_s=FORWARD_TTL_S if is_allowed else DENIAL_TTL_S,
     )

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ztunnel_py.decide import baggage, labels, upstream, waypoint
 from ztunnel_py.decide.balance import Mode
-from ztunnel_py.decide.refusal import Refused, denial, epoch
-from ztunnel_py.decide.verdict import Action, Hop, HopProtocol, Verdict
+from ztunnel_py.decide.key import CapturedReading
+from ztunnel_py.decide.refusal import Refused, denial
+from ztunnel_py.decide.verdict import FORWARD_TTL_S, Action, Hop, HopProtocol, Verdict
 from ztunnel_py.errors import Reason
 from ztunnel_py.state.address import NetworkAddress, SockAddr
 from ztunnel_py.state.service import Service
@@ -60,26 +61,28 @@ def decide(
 
     All usable endpoints become hops, so that a cached verdict keeps balancing.
     """
+    reading = CapturedReading(key)
     try:
-        if is_self_call(settings, key.dst):
+        if is_self_call(settings, reading.dst):
             raise Refused(Reason.SELF_CALL)
         if isinstance(local, WorkloadInfo):
             raise Refused(Reason.UNKNOWN_WORKLOAD, str(local))
-        return _Decision(store, settings, key, local).verdict()
+        return _Decision(store, settings, reading, local).verdict()
     except Refused as refused:
-        return denial(store, local, refused)
+        return denial(local, refused, reading.uses)
 
 
 class _Decision:
     """The steps of one decision, in order."""
 
-    def __init__(self, store: Store, settings: Settings, key: OutboundKey, local: Workload) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, key: CapturedReading, local: Workload
+    ) -> None:
         self._store = store
         self._settings = settings
         self._key = key
         self._dst = key.dst
         self._local = local
-        self._uses_source = False
 
     def verdict(self) -> Verdict:
         local, dst = self._local, self._dst
@@ -103,12 +106,14 @@ class _Decision:
         workload = found.workload
         if workload.network != self._local.network:
             raise self._cross_network(workload, service)
-        if service is None and workload.waypoint is not None:
-            self._uses_source = True
-            if not waypoint.is_source(self._store, workload, self._local, self._key.src):
-                via = self._through([(workload.waypoint, 1)], found.service)
-                yield from _shared(via, found.weight)
-                return
+        if (
+            service is None
+            and workload.waypoint is not None
+            and not waypoint.is_source(self._store, workload, self._local, self._key.src)
+        ):
+            via = self._through([(workload.waypoint, 1)], found.service)
+            yield from _shared(via, found.weight)
+            return
         ip = upstream.select_ip(found, self._dst.ip)
         target = SockAddr(ip, found.port)
         if workload.protocol is Protocol.HBONE:
@@ -173,8 +178,10 @@ class _Decision:
             headers=(("baggage", baggage.render(local)),),
             forwarded_host=service.hostname if service is not None else "",
             workload=f"{local.namespace}/{local.name}",
-            epoch=epoch(self._store),
-            uses_source=self._uses_source,
+            uses_source=self._key.uses.source,
+            uses_host=self._key.uses.host,
+            uses_claims=self._key.uses.claims,
+            ttl_s=FORWARD_TTL_S,
         )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ztunnel_py.decide.verdict import Action, Epoch, Verdict
+from ztunnel_py.decide.verdict import DENIAL_TTL_S, Action, Verdict
+from ztunnel_py.errors import Reason
 
 if TYPE_CHECKING:
-    from ztunnel_py.errors import Reason
-    from ztunnel_py.state.store import Store
+    from ztunnel_py.decide.key import Uses
     from ztunnel_py.state.workload import Workload, WorkloadInfo
 
 
@@ -22,17 +22,18 @@ class Refused(Exception):
         self.detail = detail
 
 
-def denial(store: Store, local: Workload | WorkloadInfo, refused: Refused) -> Verdict:
-    """The verdict that `refused` ends in."""
+def denial(local: Workload | WorkloadInfo, refused: Refused, uses: Uses) -> Verdict:
+    """The verdict that `refused` ends in.
+
+    A local workload that is not known yet is about to be: that refusal serves no one else.
+    """
     return Verdict(
         Action.DENY,
         refused.reason,
         refused.detail,
         workload=f"{local.namespace}/{local.name}",
-        epoch=epoch(store),
+        uses_source=uses.source,
+        uses_host=uses.host,
+        uses_claims=uses.claims,
+        ttl_s=0.0 if refused.reason is Reason.UNKNOWN_WORKLOAD else DENIAL_TTL_S,
     )
-
-
-def epoch(store: Store) -> Epoch:
-    """What a decision made now is based on."""
-    return Epoch(store.discovery_epoch, store.policy_epoch)

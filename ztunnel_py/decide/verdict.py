@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
+FORWARD_TTL_S = 60.0
+"""How long a verdict may serve. A change of state ends it at once, by its epoch; this bounds what
+has no epoch, and how long one that is never used again takes up room."""
+DENIAL_TTL_S = 1.0
+"""How long a refusal may serve: a client that insists costs a question a second, and whoever put
+the mesh right never waits for longer."""
+
 
 class Action(enum.Enum):
     """What the engine does with a connection."""
@@ -107,6 +114,10 @@ class Hop:
     """Identities accepted from the server, in the order that is part of the pool's key."""
     keep_source: bool = False
     """Dial with the client's address, where the listener was made transparent."""
+    inner_authority: str = ""
+    """`:authority` of the CONNECT inside the tunnel; DOUBLE_HBONE only."""
+    inner_sans: tuple[Identity, ...] = ()
+    """Identities accepted from the server at the end of the inner tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +173,12 @@ class Verdict:
     epoch: Epoch = EPOCH_ZERO
     uses_source: bool = True
     """The decision read the source address: the verdict holds for that source only."""
+    uses_host: bool = True
+    """It read the forwarded host (inbound)."""
+    uses_claims: bool = True
+    """It read network or baggage (inbound)."""
+    ttl_s: float = 0.0
+    """For how long it may serve further connections of its key; 0: this one only."""
 
     @classmethod
     def deny(cls, reason: Reason, detail: str = "", hop: Hop | None = None) -> Verdict:

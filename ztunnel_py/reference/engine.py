@@ -45,7 +45,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from ztunnel_py.clock import Clock
-    from ztunnel_py.dataplane.abc import ConnView, EngineSettings, Record, WorkloadSpec
+    from ztunnel_py.dataplane.abc import (
+        ConnView,
+        EngineSettings,
+        Record,
+        RecordLog,
+        WorkloadSpec,
+    )
     from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
     from ztunnel_py.decide.verdict import Hop, TrafficLabels
     from ztunnel_py.identity.certificates import WorkloadCertificate
@@ -194,7 +200,8 @@ class ReferenceEngine:
 
     def live_keys(self, workload: str) -> Mapping[int, InboundKey | PassthroughKey]:
         """See the contract."""
-        conns = self._locals[workload].conns.values()
+        local = self._locals.get(workload)
+        conns = () if local is None else local.conns.values()
         return {conn.id: conn.key for conn in conns if conn.key is not None}
 
     def conn_kill(self, conns: Sequence[int], reason: Reason) -> None:
@@ -248,6 +255,18 @@ class ReferenceEngine:
     def recv_records(self, limit: int) -> list[Record]:
         """See the contract."""
         return self._records.take(limit)
+
+    def write_records(self, limit: int, log: RecordLog) -> int:
+        """See the contract; all by the long way."""
+        records = self._records.take(limit)
+        log.begin()
+        for record in records:
+            log.record(record)
+        log.end()
+        return len(records)
+
+    def report_opened(self, is_wanted: bool, /) -> None:
+        """See the contract; they always come."""
 
     # --- for the rest of the package
 

@@ -75,9 +75,11 @@ class Direction:
         self.twin._target_drained()
 
     def _target_drained(self) -> None:
-        self._is_stalled = False
+        was_stalled, self._is_stalled = self._is_stalled, False
         if self._has_ended:
             self._finish()
+        elif was_stalled and self._target.is_broken:  # what waited can never leave
+            self._stop(BrokenPipeError(errno.EPIPE, "Broken pipe"))
         else:
             self._source.resume()
 

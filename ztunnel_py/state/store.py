@@ -127,8 +127,16 @@ class Store:
     def apply(self, updates: Iterable[Update]) -> Change:
         """Apply a batch in order, move the epochs once, then tell the listeners."""
         change = Change.NONE
-        for update in updates:
-            change |= self._apply_one(update)
+        try:
+            for update in updates:
+                change |= self._apply_one(update)
+        except BaseException:
+            self._changed(Change.DISCOVERY | Change.POLICY)  # anything may have
+            raise
+        self._changed(change)
+        return change
+
+    def _changed(self, change: Change) -> None:
         if Change.DISCOVERY in change:
             self._discovery_epoch += 1
         if Change.POLICY in change:
@@ -136,14 +144,14 @@ class Store:
         if change:
             for listener in tuple(self._listeners):
                 listener(change)
-        return change
 
     def _apply_one(self, update: Update) -> Change:
         match update:
             case WorkloadUpdate(workload, ports):
                 return self._put_workload(workload, ports)
             case WorkloadRemoval(uid):
-                return Change.DISCOVERY if self._drop_workload(uid) else Change.NONE
+                gone = self._drop_workload(uid)
+                return self._change_of(gone, None) if gone is not None else Change.NONE
             case ServiceUpdate(service, endpoints):
                 self._put_service(service, endpoints)
                 return Change.DISCOVERY
@@ -170,9 +178,19 @@ class Store:
         for service, mapping in ports.items():
             endpoint = Endpoint(new.uid, mapping, new.health)
             self._endpoints.setdefault(service, {})[new.uid] = endpoint
-        if old is not None and self._is_local(old) and _rights(old) != _rights(new):
+        return self._change_of(old, new)
+
+    def _change_of(self, old: Workload | None, new: Workload | None) -> Change:
+        """What a workload's replacement means; coming and going is a change of rights, too."""
+        if self._rights(old) != self._rights(new):
             return Change.DISCOVERY | Change.POLICY
         return Change.DISCOVERY
+
+    def _rights(self, workload: Workload | None) -> tuple[object, ...]:
+        """What authorizations of connections to a workload of this node depend on."""
+        if workload is None or not self._is_local(workload):
+            return ()
+        return (workload.info, workload.trust_domain, workload.authorization_policies)
 
     def _drop_workload(self, uid: str) -> Workload | None:
         old = self._workloads.pop(uid, None)
@@ -384,11 +402,6 @@ def _addresses(workload: Workload) -> Iterable[NetworkAddress]:
     if workload.network_mode is NetworkMode.HOST_NETWORK:
         return ()
     return [NetworkAddress(workload.network, ip) for ip in dict.fromkeys(workload.ips)]
-
-
-def _rights(workload: Workload) -> tuple[object, ...]:
-    """What authorizations of connections to `workload` depend on."""
-    return (workload.namespace, workload.authorization_policies)
 
 
 def _bucket(policy: Policy) -> str | None:

@@ -5,6 +5,10 @@ Fields, their order and the levels are ztunnel's. The byte counts are the applic
 the local application sent is `bytes_sent`. Metrics count by direction instead (client to upstream
 is received), so the two agree on one side of the mesh only. Source: spec dataplane, section 12.4.
 
+A proxy may close thousands of connections a second, so an ordinary ending has a way of its own,
+`AccessLog.closed`: what all connections of a hop have in common is rendered once. `log_record` says
+what every line looks like; both write the same text.
+
 `ztunnel::path` at debug is ours: the steps of one connection and when it reached each, for people
 who ask where the time went.
 """
@@ -15,29 +19,100 @@ import functools
 from typing import TYPE_CHECKING
 
 from ztunnel_py.dataplane.abc import Direction, RecordKind
+from ztunnel_py.dataplane.packing import DIRECTIONS, NOWHERE, unpack_address
 from ztunnel_py.errors import Reason
 from ztunnel_py.telemetry.filter import Level
-from ztunnel_py.telemetry.log import Display, Group, logger
+from ztunnel_py.telemetry.log import Display, Group, logger, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ztunnel_py.dataplane.abc import Record, Steps
     from ztunnel_py.decide.verdict import LogFields
+    from ztunnel_py.state.address import SockAddr
 
 _access = logger("access")
 _path = logger("ztunnel::path")
+
+
+def wants_opened() -> bool:
+    """Openings are logged."""
+    return _access.enabled(Level.DEBUG)
+
+
+class AccessLog:
+    """Writes the lines of records; satisfies `ztunnel_py.dataplane.abc.RecordLog`."""
+
+    def __init__(self) -> None:
+        self._head: str | None = None
+        self._lines: list[bytes] = []
+
+    def begin(self) -> bool:
+        """See the contract."""
+        is_traced = _path.enabled(Level.DEBUG)
+        self._head = None if is_traced else _access.head(Level.INFO, RecordKind.CLOSED.value)
+        return self._head is not None
+
+    def closed(
+        self,
+        src: bytes,
+        dst: bytes,
+        log: LogFields,
+        authority: str,
+        is_inbound: bool,
+        upstream_bytes: int,
+        downstream_bytes: int,
+        duration_ns: int,
+    ) -> None:
+        """See the contract."""
+        source, middle = _before_port(src[:-2]), _middle(log, dst, authority, is_inbound)
+        sent, received = upstream_bytes, downstream_bytes
+        if is_inbound:
+            sent, received = received, sent
+        self._lines.append(
+            (
+                f"{self._head}{source}{src[-2] | src[-1] << 8}{middle}{sent} bytes_recv={received} "
+                f'duration="{duration_ns // 1_000_000}ms"\n'
+            ).encode()
+        )
+
+    def record(self, record: Record) -> None:
+        """See the contract."""
+        self.end()
+        log_record(record)
+
+    def end(self) -> None:
+        """See the contract."""
+        if self._lines:
+            _access.write(self._lines)
+            self._lines = []
+
+
+@functools.lru_cache(maxsize=16_384)
+def _before_port(packed_ip: bytes) -> str:
+    """`src.addr=` and the address."""
+    address = unpack_address(packed_ip + b"\0\0")
+    return plain({"src.addr": Display(address or NOWHERE)})[:-1]
+
+
+@functools.lru_cache(maxsize=16_384)
+def _middle(log: LogFields, dst: bytes, authority: str, is_inbound: bool) -> str:
+    """A line's text between its source's port and its first number."""
+    address = unpack_address(dst) or NOWHERE
+    fields = _constant_fields(log, address, authority, DIRECTIONS[is_inbound])
+    return f" {plain(fields)} bytes_sent="
 
 
 def log_record(record: Record) -> None:
     """Writes the lines of one record."""
     match record.kind:
         case RecordKind.OPENED:
-            if _access.enabled(Level.DEBUG):
+            if wants_opened():
                 _access.debug(record.kind.value, _fields(record))
             return
         case RecordKind.CLOSED if record.reason is Reason.OK:
-            _access.info(record.kind.value, _fields(record) | _ending(record))
+            if _access.enabled(Level.INFO):
+                _access.info(record.kind.value, _fields(record) | _ending(record))
         case RecordKind.CLOSED:
             error = record.reason.describe(record.detail)
             _access.error(record.kind.value, _fields(record) | _ending(record) | {"error": error})
@@ -49,14 +124,22 @@ def log_record(record: Record) -> None:
 
 def _fields(record: Record) -> dict[str, object]:
     """What is known from the opening on."""
-    source, destination = _constant(record.log) if record.log else (None, None)
+    return {"src.addr": Display(record.src)} | _constant_fields(
+        record.log, record.dst, record.hbone_addr, record.direction
+    )
+
+
+def _constant_fields(
+    log: LogFields | None, dst: SockAddr, hbone_addr: str, direction: Direction
+) -> dict[str, object]:
+    """What follows the source's address, and may be the same for many connections."""
+    source, destination = _constant(log) if log else (None, None)
     return {
-        "src.addr": Display(record.src),
         "src": source,
-        "dst.addr": Display(record.dst),
-        "dst.hbone_addr": Display(record.hbone_addr) if record.hbone_addr else None,
+        "dst.addr": Display(dst),
+        "dst.hbone_addr": Display(hbone_addr) if hbone_addr else None,
         "dst": destination,
-        "direction": record.direction.value,
+        "direction": direction.value,
     }
 
 

@@ -21,7 +21,7 @@ from ztunnel_py.telemetry.filter import ALWAYS, DEFAULT, Filter, Level
 from ztunnel_py.telemetry.writer import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 _PREFIX = "ztunnel::"
 _STDERR = 2
@@ -50,7 +50,7 @@ class Group:
 
     def __init__(self, fields: Mapping[str, object]) -> None:
         self.fields: Final = fields
-        self.plain: Final = " ".join(_plain_pairs(fields))
+        self.plain: Final = plain(fields)
 
 
 class Logger:
@@ -98,6 +98,23 @@ class Logger:
         if self._at_best >= _TRACE:
             self._log(_TRACE, message, fields or {})
 
+    def say(self, level: str, message: str, fields: Mapping[str, object]) -> bool:
+        """Logs at a level by its name; whether that was written."""
+        return self._log(Level[level.upper()], message, fields)
+
+    def head(self, level: Level, message: str) -> str | None:
+        """How a plain line of now begins, up to its fields, for who has many of one kind to write.
+
+        None if the log is in another form, or the filter has to see each line's fields.
+        """
+        if _ROOT.json or level > self._surely:
+            return None
+        return f"{_ROOT.clock()}\t{_NAMES[level]}\t{self._scope}\t{message}\t"
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Writes finished lines, each a head, `plain` fields and a newline."""
+        _ROOT.write(lines)
+
     def refresh(self) -> None:
         """Takes over the process's filter."""
         surely, at_best = _ROOT.filter.bounds(self.target)
@@ -108,14 +125,15 @@ class Logger:
             level <= self._at_best and level <= _ROOT.filter.level(self.target, fields)
         )
 
-    def _log(self, level: int, message: str, fields: Mapping[str, object]) -> None:
+    def _log(self, level: int, message: str, fields: Mapping[str, object]) -> bool:
         if level > self._surely and not self._enabled(level, _names(fields)):
-            return
+            return False
         if _ROOT.json:
             line = _json_line(_ROOT.clock(), _NAMES[level], self.target, message, fields)
         else:
             line = _plain_line(_ROOT.clock(), _NAMES[level], self._scope, message, fields)
-        _ROOT.write(line.encode("utf-8", "backslashreplace"))
+        _ROOT.write((encoded(line),))
+        return True
 
 
 class _Clock:
@@ -150,8 +168,9 @@ class _Root:
         self.json = is_json
         self.writer = writer
 
-    def write(self, line: bytes) -> None:
-        if self.writer is None or not self.writer.put(line):
+    def write(self, lines: Sequence[bytes]) -> None:
+        n_put = 0 if self.writer is None else self.writer.put_all(lines)
+        for line in lines[n_put:]:
             with contextlib.suppress(OSError):
                 os.write(_STDERR, line)
 
@@ -196,12 +215,22 @@ def _refresh_loggers() -> None:
         known.refresh()
 
 
+def plain(fields: Mapping[str, object]) -> str:
+    """Fields as the plain form writes them."""
+    return " ".join(_plain_pairs(fields))
+
+
+def encoded(line: str) -> bytes:
+    """A line as it is written."""
+    return line.encode("utf-8", "backslashreplace")
+
+
 def _plain_line(
     now: str, level: str, scope: str, message: str, fields: Mapping[str, object]
 ) -> str:
     if not message.isprintable():
         message = _escape(message, quotes="")
-    return f"{now}\t{level}\t{scope}\t{message}\t{' '.join(_plain_pairs(fields))}\n"
+    return f"{now}\t{level}\t{scope}\t{message}\t{plain(fields)}\n"
 
 
 def _plain_pairs(fields: Mapping[str, object]) -> list[str]:

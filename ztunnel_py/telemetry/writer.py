@@ -13,6 +13,10 @@ import os
 import select
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LIMIT = 10_000
 """Lines that wait at most."""
@@ -47,16 +51,25 @@ class LineWriter:
 
     def put(self, line: bytes) -> bool:
         """Queues a line that ends with a newline; false once the writer is closing."""
+        return self.put_all((line,)) == 1
+
+    def put_all(self, lines: Sequence[bytes]) -> int:
+        """Queues many, under one lock; returns how many: not all once the writer is closing."""
+        n_put = 0
         with self._lock:
-            while len(self._lines) >= LIMIT and not self._is_closing:
-                self._not_full.wait()
-            if self._is_closing:
-                return False
-            self._lines.append(line)
-            if self._is_waiting:
-                self._is_waiting = False
-                self._not_empty.notify()
-        return True
+            while n_put < len(lines):
+                while len(self._lines) >= LIMIT and not self._is_closing:
+                    self._not_full.wait()
+                if self._is_closing:
+                    break
+                room = LIMIT - len(self._lines)
+                some = lines[n_put : n_put + room]
+                self._lines.extend(some)
+                n_put += len(some)
+                if self._is_waiting:
+                    self._is_waiting = False
+                    self._not_empty.notify()
+        return n_put
 
     def close(self, timeout_s: float = FLUSH_S) -> None:
         """Writes what is queued and ends the thread; gives up after `timeout_s`."""

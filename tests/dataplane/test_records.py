@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records are written soon, in batches, and all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from tests.support.wait import settle, until
+from ztunnel_py.dataplane.records import RECORDS_PER_TURN, Records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ztunnel_py.dataplane.abc import DataPlane, RecordLog
+
+
+class Recorder:
+    """The side of the engine that records."""
+
+    def __init__(self) -> None:
+        self.record_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.waiting = 0
+        self.batches: list[int] = []
+
+    def put(self, count: int) -> None:
+        """Something ended."""
+        self.waiting += count
+        os.eventfd_write(self.record_fd, 1)
+
+    def write_records(self, limit: int, log: RecordLog) -> int:
+        """As the contract."""
+        n = min(limit, self.waiting)
+        self.waiting -= n
+        self.batches.append(n)
+        if not self.waiting:
+            os.eventfd_write(self.record_fd, 1)
+            os.eventfd_read(self.record_fd)
+        return n
+
+
+@pytest.fixture
+def plane() -> Iterator[Recorder]:
+    plane = Recorder()
+    yield plane
+    os.close(plane.record_fd)
+
+
+@pytest.fixture
+def records(plane: Recorder) -> Records:
+    return Records(cast("DataPlane", plane), cast("RecordLog", None))
+
+
+async def test_the_first_is_written_at_once_and_what_follows_together(
+    plane: Recorder, records: Records
+) -> None:
+    records.start()
+    plane.put(1)
+    await until(lambda: plane.batches == [1], "the first record")
+
+    for _ in range(5):
+        plane.put(1)
+        await asyncio.sleep(0)
+    assert plane.batches == [1]
+    await until(lambda: sum(plane.batches) == 6, "all records")
+    records.stop()
+
+    assert plane.batches[:2] == [1, 5]
+
+
+async def test_after_a_quiet_time_the_descriptor_is_watched_again(
+    plane: Recorder, records: Records
+) -> None:
+    records.start()
+    plane.put(1)
+    await until(lambda: plane.batches == [1, 0], "a look in vain")
+
+    plane.put(1)
+    await until(lambda: plane.batches[2:3] == [1], "the next record")
+    records.stop()
+
+
+async def test_a_turn_writes_a_bounded_number(plane: Recorder, records: Records) -> None:
+    plane.put(3 * RECORDS_PER_TURN)
+    records.start()
+    await until(lambda: not plane.waiting, "all records")
+    records.stop()
+
+    assert plane.batches[:3] == [RECORDS_PER_TURN] * 3
+
+
+async def test_what_is_left_when_it_stops_is_flushed(plane: Recorder, records: Records) -> None:
+    records.start()
+    records.stop()
+    plane.put(RECORDS_PER_TURN + 1)
+    await settle()
+    assert not plane.batches
+
+    records.flush()
+
+    assert plane.batches == [RECORDS_PER_TURN, 1, 0]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two engines, one script, one outcome."""

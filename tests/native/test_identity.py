@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS that Python's library has no words for: suites, ALPN, anchors, alerts (A.6, A.7)."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+
+from tests.support.authority import Authority, Leaf, forged, uris
+from tests.support.client_hello import with_suites
+from tests.support.plane import CLIENT, SERVER, through
+from tests.support.tls import tls_context
+from tests.support.wait import until
+from ztunnel_py.dataplane.abc import Role
+from ztunnel_py.errors import Reason
+from ztunnel_py.identity.spiffe import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.support.net import Net
+    from tests.support.plane import Plane
+    from tests.support.wire import Wire
+    from ztunnel_py.identity.certificates import WorkloadCertificate
+
+ELSEWHERE = Identity("elsewhere.local", "ns", "client")
+AES_256, AES_128, CHACHA = 0x1301, 0x1302, 0x1303
+SERVER_HELLO, ALERT, FATAL_HANDSHAKE_FAILURE = 22, 21, bytes([2, 40])
+
+
+@pytest.fixture(scope="module")
+def root() -> Authority:
+    """An authority that does as it is told."""
+    return Authority()
+
+
+@pytest.fixture
+def serving(server: Plane, root: Authority) -> Plane:
+    """A server of that authority."""
+    server.certificate = root.issue(SERVER)
+    return server
+
+
+async def call(
+    plane: Plane, net: Net, certificate: WorkloadCertificate, alpn: Sequence[str] = ("h2",)
+) -> Wire:
+    """A client's connection after its side of the handshake."""
+    context = tls_context(certificate, is_server=False, alpn=alpn, trusts_all=True)
+    tunnel = await net.raw_tunnel(plane.port(Role.INBOUND), context=context)
+    tunnel.greet()
+    return tunnel
+
+
+# --- what is offered
+
+
+@pytest.mark.spec("ops-34")
+@pytest.mark.parametrize(
+    ("suite", "answer"), [(AES_256, SERVER_HELLO), (AES_128, SERVER_HELLO), (CHACHA, ALERT)]
+)
+async def test_client_that_offers_chacha_only_is_refused(
+    serving: Plane, net: Net, suite: int, answer: int
+) -> None:
+    said = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        tls_context(None, is_server=False).wrap_bio(ssl.MemoryBIO(), said).do_handshake()
+    user = await net.dial(serving.port(Role.INBOUND))
+
+    user.send(with_suites(said.read(), suite))
+
+    record = await user.read(7)
+    assert record[0] == answer
+    if answer == ALERT:
+        assert record[5:] == FATAL_HANDSHAKE_FAILURE
+        assert (await serving.denied()).reason is Reason.TLS_HANDSHAKE
+
+
+@pytest.mark.spec("ops-38")
+@pytest.mark.parametrize("alpn", [("http/1.1",), ("h2c", "http/1.1", "h3")])
+async def test_client_that_offers_other_protocols_only_gets_no_application_protocol(
+    serving: Plane, net: Net, root: Authority, alpn: tuple[str, ...]
+) -> None:
+    with pytest.raises(ssl.SSLError, match="no application protocol"):
+        await call(serving, net, root.issue(CLIENT), alpn)
+
+    assert (await serving.denied()).reason is Reason.TLS_HANDSHAKE
+
+
+@pytest.mark.spec("ops-38")
+async def test_client_that_offers_no_protocols_is_accepted(
+    serving: Plane, net: Net, root: Authority
+) -> None:
+    tunnel = await call(serving, net, root.issue(CLIENT), alpn=())
+
+    await tunnel.fence()
+
+
+# --- anchors
+
+
+@pytest.mark.spec("ops-43")
+async def test_client_below_an_expired_root_is_accepted(server: Plane, net: Net) -> None:
+    expired = Authority(is_expired=True)
+    server.certificate = expired.issue(SERVER)
+
+    tunnel = await call(server, net, expired.issue(CLIENT))
+
+    await tunnel.fence()
+
+
+@pytest.mark.spec("ops-43")
+async def test_server_below_an_expired_root_is_believed(client: Plane, net: Net) -> None:
+    expired = Authority(is_expired=True)
+    client.certificate = expired.issue(CLIENT)
+    server = await net.server(certificate=expired.issue(SERVER), trusts_all=True)
+    client.decide = lambda _: through(server.address)
+
+    await net.user(client)
+
+    await (await server.tunnel()).asked()
+
+
+async def test_intermediate_in_the_bundle_is_an_anchor(
+    server: Plane, net: Net, root: Authority
+) -> None:
+    below = root.intermediate("below")
+    below.roots_pem = below.pem
+    server.certificate = below.issue(SERVER)
+
+    tunnel = await call(server, net, below.issue(CLIENT))
+
+    await tunnel.fence()
+
+
+# --- what else is looked at
+
+
+async def test_usage_of_the_key_is_not_looked_at(serving: Plane, net: Net, root: Authority) -> None:
+    leaf = Leaf([x509.UniformResourceIdentifier(str(CLIENT))], signs=False)
+
+    tunnel = await call(serving, net, root.issue(CLIENT, leaf))
+
+    await tunnel.fence()
+
+
+def names(identity: Identity) -> list[x509.GeneralName]:
+    """What a workload is called."""
+    return [x509.UniformResourceIdentifier(str(identity))]
+
+
+UNKNOWN_EXTENSION = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+REFUSED = {
+    "expired": (Leaf(names(CLIENT), is_expired=True), "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
+    "another trust domain": (uris(str(ELSEWHERE)), "SSLV3_ALERT_CERTIFICATE_UNKNOWN"),
+    "no name": (Leaf(), "SSLV3_ALERT_CERTIFICATE_UNKNOWN"),
+    "an authority": (Leaf(names(CLIENT), is_ca=True), ""),
+    "unknown critical extension": (Leaf(names(CLIENT), more=UNKNOWN_EXTENSION), ""),
+}
+
+
+@pytest.mark.parametrize(("leaf", "alert"), REFUSED.values(), ids=REFUSED)
+async def test_client_that_is_refused_is_told_by_the_right_alert(
+    serving: Plane, net: Net, root: Authority, leaf: Leaf, alert: str
+) -> None:
+    tunnel = await call(serving, net, root.issue(CLIENT, leaf))
+
+    await tunnel.closed()
+
+    assert tunnel.alert
+    assert tunnel.alert == (alert or tunnel.alert)
+    assert (await serving.denied()).reason is Reason.TLS_HANDSHAKE
+
+
+async def test_forged_client_is_told_by_decrypt_error(
+    serving: Plane, net: Net, root: Authority
+) -> None:
+    tunnel = await call(serving, net, forged(root.issue(CLIENT)))
+
+    await tunnel.closed()
+
+    assert tunnel.alert == "TLSV1_ALERT_DECRYPT_ERROR"
+
+
+@pytest.mark.parametrize(("bits", "is_let_in"), [(1024, False), (2048, True)])
+async def test_client_with_a_short_key_is_refused(
+    serving: Plane, net: Net, root: Authority, bits: int, is_let_in: bool
+) -> None:
+    tunnel = await call(serving, net, root.issue_rsa(CLIENT, bits))
+
+    if is_let_in:
+        await tunnel.fence()
+    else:
+        await tunnel.closed()
+        assert tunnel.alert
+
+
+SERVERS = {
+    "expired": (Leaf(names(SERVER), is_expired=True), "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
+    "somebody else": (uris(str(ELSEWHERE)), "SSLV3_ALERT_CERTIFICATE_UNKNOWN"),
+}
+
+
+@pytest.mark.parametrize(("leaf", "alert"), SERVERS.values(), ids=SERVERS)
+async def test_server_that_is_not_believed_is_told_by_the_right_alert(
+    client: Plane, net: Net, root: Authority, leaf: Leaf, alert: str
+) -> None:
+    client.certificate = root.issue(CLIENT)
+    server = await net.server(certificate=root.issue(SERVER, leaf))
+    client.decide = lambda _: through(server.address)
+
+    user = await net.user(client)
+
+    assert await user.read_all() == b""
+    await until(lambda: bool(server.alerts), "an alert")
+    assert server.alerts == [alert]

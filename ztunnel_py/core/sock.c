@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See sock.h. */
+#include "sock.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <unistd.h>
+
+#define BACKLOG 1024
+#define ORIGINAL_DST 80 /* SO_ORIGINAL_DST of netfilter, IPv4 and IPv6 alike */
+
+static bool set_int(int fd, int level, int option, int value) {
+    return setsockopt(fd, level, option, &value, sizeof(value)) == 0;
+}
+
+static void set_keepalive(const struct core_config *config, int fd) {
+    /* A kernel that refuses one of these still serves. */
+    if (config->keepalive) {
+        (void)set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+        (void)set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)config->keepalive_time_s);
+        (void)set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, (int)config->keepalive_interval_s);
+        (void)set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, (int)config->keepalive_retries);
+    }
+    if (config->user_timeout) {
+        const uint32_t limit_s =
+            config->keepalive_time_s + config->keepalive_retries * config->keepalive_interval_s;
+        (void)set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)(limit_s * 1000));
+    }
+}
+
+static int close_with(int fd, int error) {
+    if (fd >= 0) {
+        close(fd);
+    }
+    errno = error;
+    return -1;
+}
+
+int sock_listen(const struct core_config *config, const struct core_listen *listen_at,
+                struct addr *bound) {
+    const int family = listen_at->is_v6 ? AF_INET6 : AF_INET;
+    const int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct sockaddr_storage name;
+    const socklen_t len = addr_to_sockaddr(&listen_at->at, listen_at->is_v6, &name);
+    if (fd < 0 || !set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1) ||
+        (listen_at->is_v6 && !set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) ||
+        !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) {
+        return close_with(fd, errno);
+    }
+    if (listen_at->role != CORE_INBOUND) {
+        set_keepalive(config, fd); /* PING watches the others */
+    }
+    if (bind(fd, (struct sockaddr *)&name, len) != 0 || listen(fd, BACKLOG) != 0 ||
+        !sock_local(fd, bound)) {
+        return close_with(fd, errno);
+    }
+    return fd;
+}
+
+bool sock_make_transparent(int fd) {
+    return set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
+}
+
+bool sock_local(int fd, struct addr *to) {
+    struct sockaddr_storage name;
+    socklen_t len = sizeof(name);
+    if (getsockname(fd, (struct sockaddr *)&name, &len) != 0) {
+        return false;
+    }
+    *to = addr_from_sockaddr((struct sockaddr *)&name);
+    return to->family != 0;
+}
+
+bool sock_original_destination(int fd, struct addr *to) {
+    struct sockaddr_storage name;
+    socklen_t len = sizeof(name);
+    memset(&name, 0, sizeof(name));
+    if (getsockopt(fd, SOL_IP, ORIGINAL_DST, &name, &len) == 0) {
+        name.ss_family = AF_INET;
+        *to = addr_from_sockaddr((struct sockaddr *)&name);
+        return true;
+    }
+    len = sizeof(struct sockaddr_in6);
+    if (getsockopt(fd, SOL_IPV6, ORIGINAL_DST, &name, &len) == 0) {
+        name.ss_family = AF_INET6;
+        *to = addr_from_sockaddr((struct sockaddr *)&name);
+        return true;
+    }
+    return sock_local(fd, to);
+}
+
+/* The address belongs to this namespace: an ordinary socket can be bound to it. */
+static bool is_local(const struct addr *addr) {
+    struct addr any_port = *addr;
+    any_port.port = 0;
+    struct sockaddr_storage name;
+    const socklen_t len = addr_to_sockaddr(&any_port, false, &name);
+    const int probe = socket(name.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    const bool found = probe >= 0 && bind(probe, (struct sockaddr *)&name, len) == 0;
+    if (probe >= 0) {
+        close(probe);
+    }
+    return found;
+}
+
+/* Binds to an address that is not ours, port unchosen; failure leaves the socket unbound. The port
+ * is chosen at connect, by the full tuple. */
+static void bind_as(int fd, const struct addr *source, const struct addr *target, bool is_busy) {
+    const bool is_v6 = source->family == 6;
+    const bool is_free = is_v6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1)
+                               : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
+    if (!is_free) {
+        return;
+    }
+    if (set_int(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1) && is_busy && !is_v6 && is_local(target)) {
+        (void)setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3);
+    }
+    struct addr any_port = *source;
+    any_port.port = 0;
+    struct sockaddr_storage name;
+    const socklen_t len = addr_to_sockaddr(&any_port, false, &name);
+    (void)bind(fd, (struct sockaddr *)&name, len);
+}
+
+int sock_dial(const struct core_config *config, const struct addr *target,
+              const struct addr *source, bool is_busy, bool *is_connected) {
+    struct sockaddr_storage name;
+    const socklen_t len = addr_to_sockaddr(target, false, &name);
+    const int fd = socket(name.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) {
+        return close_with(fd, errno);
+    }
+    set_keepalive(config, fd);
+    if (config->has_mark && !set_int(fd, SOL_SOCKET, SO_MARK, (int)config->mark)) {
+        return close_with(fd, errno);
+    }
+    if (source != NULL && !addr_same_ip(source, target)) {
+        bind_as(fd, source, target, is_busy);
+    }
+    *is_connected = connect(fd, (struct sockaddr *)&name, len) == 0;
+    if (!*is_connected && errno != EINPROGRESS) {
+        return close_with(fd, errno);
+    }
+    return fd;
+}
+
+int sock_error(int fd) {
+    int error = 0;
+    socklen_t len = sizeof(error);
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0) {
+        return errno;
+    }
+    return error;
+}
