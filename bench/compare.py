@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import datetime
 import itertools
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -15,11 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import contestants, gauges, report
+from bench import contestants, debian, gauges, libraries, options, performance, report, sources
+from bench.debian import RootError
 from bench.lane import PROGRAMS, Cores, Lane, LaneError, start
-from bench.measures import MEASURES
 from bench.report import Results
-from ztunnel_py.cli.topology import Mesh, NamespacesForbiddenError, TopologyError
+from bench.sources import BuildError
+from ztunnel_py.cli import topology
+from ztunnel_py.cli.topology import REPOSITORY, Mesh, NamespacesForbiddenError, TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,36 +28,41 @@ if TYPE_CHECKING:
     from bench.contestants import Contestant
     from bench.lane import Variant
     from bench.measures import Measure
+    from bench.options import Options
 
 EXIT_FORBIDDEN = 77
-QUICK = (2.0, 3)
-FULL = (5.0, 5)
 AWAKE_S = 3600
 NEEDED_FILES = 40_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the comparison; returns the exit status."""
-    options = parse(argv)
-    known = contestants_of(options)
-    measures = chosen(options)
+    chosen = options.parse(argv)
+    known = options.contestants_of(chosen)
+    measures = options.measures_of(chosen)
     build()
     allow_files()
-    conditions = conditions_of(options)
     try:
-        with place(options.logs) as folder:
-            results = compare(known, measures, options, folder)
+        if any(one.engine for one in known):
+            sources.build()
+        if chosen.debian13:
+            debian.make()
+        conditions = conditions_of(chosen)
+        with place(chosen.logs) as folder:
+            results = compare(known, measures, chosen, folder)
+    except (BuildError, RootError) as error:
+        raise SystemExit(str(error)) from error
     except NamespacesForbiddenError as error:
         print(error, file=sys.stderr)
         return EXIT_FORBIDDEN
-    show(results, known, measures, options, conditions)
+    show(results, known, measures, chosen, conditions)
     return 1 if results.failures else 0
 
 
 def compare(
     known: Sequence[Contestant],
     measures: Sequence[Measure],
-    options: argparse.Namespace,
+    chosen: Options,
     folder: Path,
 ) -> Results:
     """Builds a lane for each contestant and runs all measures, phase by phase."""
@@ -68,21 +74,33 @@ def compare(
         lanes = []
         for one in known:
             sides = (mesh.pod(f"{one.name}-client"), mesh.pod(f"{one.name}-server"))
-            lanes.append(Lane(one, *sides, folder, options.cores))
+            lanes.append(Lane(one, *sides, folder))
             lanes[-1].prepare()
-        for core in {options.cores.client, options.cores.server} - {None}:
-            awake = [str(PROGRAMS / "load"), "awake", str(AWAKE_S)]
-            start(mesh.node("node-a"), options.cores.pinned(awake, core))
         for variant, group in itertools.groupby(measures, lambda measure: measure.variant):
-            run_phase(variant, list(group), lanes, options, results)
+            with awake(mesh, variant):
+                run_phase(variant, list(group), lanes, chosen, results)
     return results
+
+
+@contextlib.contextmanager
+def awake(mesh: Mesh, variant: Variant) -> Iterator[None]:
+    """Keeps the cores from halting if the variant gives each side one."""
+    cores = Cores.of(is_pinned=variant.is_pinned)
+    argv = [str(PROGRAMS / "load"), "awake", str(AWAKE_S)]
+    node = mesh.node("node-a")
+    used = {cores.client, cores.server} - {None}
+    programs = [start(node, cores.pinned(argv, core)) for core in used]
+    try:
+        yield
+    finally:
+        topology.stop(programs)
 
 
 def run_phase(
     variant: Variant,
     measures: Sequence[Measure],
     lanes: Sequence[Lane],
-    options: argparse.Namespace,
+    chosen: Options,
     results: Results,
 ) -> None:
     """Starts the proxies, takes turns among the lanes for each measure, ends the proxies."""
@@ -91,11 +109,11 @@ def run_phase(
         for lane in wanted:
             say(f"{variant.name}: starting {lane.name}")
             lane.start(variant)
-        for measure, repetition in turns(measures, options.repetitions):
+        for measure, repetition in turns(measures, chosen.repetitions):
             for lane in wanted:
                 if measure.applies(lane):
                     say(f"{measure.name}: {lane.name}, repetition {repetition}")
-                    run_once(measure, lane, options.seconds, results)
+                    run_once(measure, lane, chosen.seconds, results)
     finally:
         say("")
         for lane in wanted:
@@ -119,84 +137,6 @@ def run_once(measure: Measure, lane: Lane, seconds: float, results: Results) -> 
         results.add(measure.name, lane.name, measure.run(lane, seconds))
     except (LaneError, TopologyError, OSError) as error:
         results.fail(measure.name, lane.name, str(error))
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; those that depend on others are filled in."""
-    names = [measure.name for measure in MEASURES]
-    parser = argparse.ArgumentParser(
-        prog="compare.py", description=__doc__, epilog=f"measures: {', '.join(names)}"
-    )
-    parser.add_argument("--quick", action="store_true", help="few measures, 3 times 2 s")
-    parser.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="also compare a program that takes ztunnel's environment",
-    )
-    parser.add_argument("--only", metavar="NAME,..", help="only these contestants")
-    parser.add_argument("--measures", metavar="NAME,..", help="only these measures")
-    parser.add_argument("--baseline", default="envoy", help="what ratios refer to (%(default)s)")
-    parser.add_argument("--seconds", type=float, help="of each measure")
-    parser.add_argument("--repetitions", type=int, help="of each measure")
-    parser.add_argument(
-        "--unpinned",
-        action="store_true",
-        help="let everything run anywhere, a worker for each core; else the client "
-        "and its proxy share one core, the server and its proxy another",
-    )
-    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep logs and settings there")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write all values there")
-    options = parser.parse_args(argv)
-    seconds, repetitions = QUICK if options.quick else FULL
-    options.seconds = options.seconds or seconds
-    options.repetitions = options.repetitions or repetitions
-    options.cores = cores(options.unpinned)
-    return options
-
-
-def cores(is_unpinned: bool) -> Cores:
-    """Two cores of this machine, or all of them."""
-    usable = sorted(os.sched_getaffinity(0))
-    if is_unpinned:
-        return Cores(None, None, len(usable))
-    return Cores(usable[0], usable[min(1, len(usable) - 1)], 1)
-
-
-def contestants_of(options: argparse.Namespace) -> list[Contestant]:
-    """The contestants asked for, in the order of the table."""
-    known: list[Contestant] = [contestants.Direct(), contestants.Relays(), contestants.Envoys()]
-    for text in options.peer:
-        name, _, path = text.partition("=")
-        if not os.access(path, os.X_OK):
-            raise SystemExit(f"--peer {text}: no program at {path!r}; write NAME=PATH")
-        if not name.isalnum() or name in {*contestants.OUR_ENGINES, *(one.name for one in known)}:
-            raise SystemExit(f"--peer {text}: {name!r} is taken or not made of letters and digits")
-        known.append(contestants.foreign(name, Path(path).resolve()))
-    known += [contestants.ours(engine) for engine in contestants.OUR_ENGINES]
-    wanted = select(options.only, [one.name for one in known], "--only")
-    return [one for one in known if one.name in wanted]
-
-
-def chosen(options: argparse.Namespace) -> list[Measure]:
-    """The measures asked for."""
-    wanted = select(options.measures, [measure.name for measure in MEASURES], "--measures")
-    return [
-        measure
-        for measure in MEASURES
-        if measure.name in wanted and (measure.is_quick or options.measures or not options.quick)
-    ]
-
-
-def select(text: str | None, names: Sequence[str], option: str) -> set[str]:
-    """The names in a comma-separated list; all if there is no list."""
-    wanted = set(text.split(",")) if text else set(names)
-    if unknown := wanted - set(names):
-        raise SystemExit(
-            f"{option}: unknown {', '.join(sorted(unknown))}; there are {', '.join(names)}"
-        )
-    return wanted
 
 
 @contextlib.contextmanager
@@ -224,33 +164,53 @@ def allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def conditions_of(options: argparse.Namespace) -> dict[str, str]:
+def conditions_of(chosen: Options) -> dict[str, str]:
     """What one must know to judge the figures."""
-    return {
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
         **gauges.machine(),
-        "pinned": str(not options.unpinned),
-        "workers": str(options.cores.workers),
-        "seconds": f"{options.seconds:g}",
-        "repetitions": str(options.repetitions),
+        "each": f"{chosen.repetitions} times {chosen.seconds:g} s",
     }
+    if chosen.debian13:
+        inside = debian.versions(Path(libraries.__file__))
+        words = ", ".join(f"{key} {value}" for key, value in inside.items())
+        found[contestants.ON_DEBIAN_13] = f"Debian 13, {words}"
+    return found
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    git = ["git", "-C", str(REPOSITORY)]
+    described = subprocess.run(
+        [*git, "describe", "--always", "--dirty= with changes"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or "unknown"
 
 
 def show(
     results: Results,
     known: Sequence[Contestant],
     measures: Sequence[Measure],
-    options: argparse.Namespace,
+    chosen: Options,
     conditions: dict[str, str],
 ) -> None:
-    """Prints the table and writes the JSON file."""
+    """Prints the table and writes the files."""
     names = [one.name for one in known]
     print(", ".join(f"{key}: {value}" for key, value in conditions.items()))
-    print(f"medians, ratios to {options.baseline}, smallest and largest below\n")
-    for line in report.table(results, measures, names, options.baseline):
+    print(f"medians, ratios to {chosen.baseline}, smallest and largest below\n")
+    for line in report.table(results, measures, names, chosen.baseline):
         print(line)
-    if options.json:
-        written = report.as_json(results, measures, names, options.baseline, conditions)
-        options.json.write_text(json.dumps(written, indent=1) + "\n")
+    if chosen.json:
+        written = report.as_json(results, measures, names, chosen.baseline, conditions)
+        chosen.json.write_text(json.dumps(written, indent=1) + "\n")
+    if chosen.report:
+        page = performance.markdown(results, measures, names, conditions, chosen.command)
+        chosen.report.write_text(page)
+        print(f"\nwritten to {chosen.report}")
 
 
 def say(text: str) -> None:

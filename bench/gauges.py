@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import platform
-import ssl
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from bench.libraries import libraries
 
 _WHOLE_PROCESS_CLOCK = 2  # the scheduler's clock of a process, all its threads
 
@@ -34,21 +35,28 @@ def cpu_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | _WHOLE_PROCESS_CLOCK)
 
 
-def memory_bytes(pid: int) -> int:
-    """The process's share of memory: its own pages, and its part of those that others map too."""
-    return parse_pss(Path(f"/proc/{pid}/smaps_rollup").read_text())
+class Memory(NamedTuple):
+    """Bytes of memory of a process."""
+
+    resident: int
+    """All of its pages."""
+    share: int
+    """Its own pages, and its part of those that others map too."""
 
 
-def parse_pss(smaps: str) -> int:
-    """The bytes in the `Pss` line of a smaps file.
+def memory(pid: int) -> Memory:
+    """The process's memory now."""
+    return parse_memory(Path(f"/proc/{pid}/smaps_rollup").read_text())
+
+
+def parse_memory(smaps: str) -> Memory:
+    """The bytes in the `Rss` and `Pss` lines of a smaps file.
 
     Raises:
-        ValueError: there is none.
+        KeyError: one is missing.
     """
-    for line in smaps.splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("no Pss line")
+    fields = {line.partition(":")[0]: line.split() for line in smaps.splitlines()}
+    return Memory(int(fields["Rss"][1]) * 1024, int(fields["Pss"][1]) * 1024)
 
 
 def parse_accepted(snmp: str) -> int:
@@ -62,9 +70,9 @@ def machine() -> dict[str, str]:
     return {
         "cpus": str(len(os.sched_getaffinity(0))),
         "cpu": _cpu_name(),
+        "system": platform.freedesktop_os_release().get("PRETTY_NAME", "unknown"),
         "kernel": platform.release(),
-        "python": platform.python_version(),
-        "openssl": ssl.OPENSSL_VERSION.removeprefix("OpenSSL "),
+        **libraries(),
         "load": " ".join(f"{load:.2f}" for load in os.getloadavg()),
     }
 

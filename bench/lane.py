@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from typing import IO
 
     from bench.contestants import Contestant
+    from bench.gauges import Memory
     from ztunnel_py.cli.topology import Namespace, Pod
 
 PROGRAMS = REPOSITORY / "build" / "bench"
-DISCARD_PORT, ECHO_PORT, ONCE_PORT, HTTP_PORT = 8080, 8081, 8082, 8083
+DISCARD_PORT, ECHO_PORT, ONCE_PORT, HTTP_PORT, SOURCE_PORT = range(8080, 8085)
 SHORT_PORT, SHORT_PORTS = 9000, 16
 PROBE_TIMEOUT_S = 3.0
+WORKERS = 2
+"""Of each proxy where nothing is pinned."""
 IDLE_TUNNEL_S = 1
 """After how long an unused tunnel is closed if tunnels are not shared."""
 LOG_TAIL = 50
@@ -66,10 +69,22 @@ class Cores(NamedTuple):
     client: int | None
     server: int | None
     workers: int
+    """Of each proxy."""
+
+    @classmethod
+    def of(cls, *, is_pinned: bool) -> Cores:
+        """One core of this machine for each side, or any core for `WORKERS` workers."""
+        usable = sorted(os.sched_getaffinity(0))
+        if not is_pinned:
+            return ANYWHERE
+        return cls(usable[0], usable[min(1, len(usable) - 1)], 1)
 
     def pinned(self, argv: Sequence[str], core: int | None) -> list[str]:
         """The command line that runs `argv` on that core."""
         return [*([] if core is None else ["taskset", "--cpu-list", str(core)]), *argv]
+
+
+ANYWHERE = Cores(None, None, WORKERS)
 
 
 class Variant(NamedTuple):
@@ -82,6 +97,8 @@ class Variant(NamedTuple):
     """Workloads that the client's proxy knows and nobody uses."""
     ready_s: float = 15.0
     """Time to become ready."""
+    is_pinned: bool = True
+    """Each side has a core of its own; else all share all cores."""
 
 
 class Launch(NamedTuple):
@@ -106,10 +123,12 @@ class Lane:
     client: Pod
     server: Pod
     folder: Path
-    cores: Cores
+    cores: Cores = ANYWHERE
+    """As the variant that was started last says."""
     failure: str = ""
     """Why the lane is out for this phase."""
     _proxies: list[subprocess.Popen[str]] = field(default_factory=list)
+    _application: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -117,35 +136,24 @@ class Lane:
         return self.contestant.name
 
     def prepare(self) -> None:
-        """Starts the application and, for a contestant with proxies, redirects both pods."""
-        ports = {
-            DISCARD_PORT: "discard",
-            ECHO_PORT: "echo",
-            ONCE_PORT: "once",
-            HTTP_PORT: "http",
-            **dict.fromkeys(range(SHORT_PORT, SHORT_PORT + SHORT_PORTS), "echo"),
-        }
-        sink = [str(PROGRAMS / "sink"), *[f"{port}:{mode}" for port, mode in ports.items()]]
-        start(self.server, self.cores.pinned(sink, self.cores.server))
+        """Redirects both pods of a contestant with proxies."""
         if self.contestant.has_proxies:
             self.client.enrol()
             self.server.enrol()
 
     def start(self, variant: Variant) -> None:
-        """Starts the proxies and waits until a byte has gone through and back."""
-        self.failure = ""
-        try:
-            if pair := self.contestant.pair(self, variant):
-                self._launch(self.server, pair.server, self.cores.server)
-                self._launch(self.client, pair.client, self.cores.client)
-            self._await_byte(variant.ready_s)
-        except (LaneError, TopologyError, OSError, ValueError, ImportError) as error:
-            self.failure = f"did not start: {error}"
+        """Starts application and proxies and waits until a byte has gone through and back."""
+        self._start(variant, has_server=False)
+
+    def join(self, variant: Variant) -> None:
+        """The same, where another lane has started the application and the server's proxy."""
+        self._start(variant, has_server=True)
 
     def stop(self) -> None:
-        """Ends the proxies."""
-        topology.stop(self._proxies)
+        """Ends the proxies and the application."""
+        topology.stop([*self._proxies, *self._application])
         self._proxies.clear()
+        self._application.clear()
 
     def load(
         self, kind: str, port: int, *arguments: float, timeout_s: float = 90
@@ -179,15 +187,15 @@ class Lane:
         server, client = (gauges.cpu_s(proxy.pid) for proxy in self._proxies)
         return Usage(client, server)
 
-    def memory(self) -> tuple[int, int]:
-        """Bytes of memory of the client's and of the server's proxy.
+    def memory(self) -> tuple[Memory, Memory]:
+        """Memory of the client's and of the server's proxy.
 
         Raises:
             LaneError: there are no proxies.
         """
         if not self._proxies:
             raise LaneError("has no proxies")
-        server, client = (gauges.memory_bytes(proxy.pid) for proxy in self._proxies)
+        server, client = (gauges.memory(proxy.pid) for proxy in self._proxies)
         return client, server
 
     def accepted(self) -> int:
@@ -197,6 +205,32 @@ class Lane:
     def log(self, pod: Pod) -> Path:
         """The file with the output of the pod's proxy."""
         return self.folder / f"{pod.name}.log"
+
+    def _start(self, variant: Variant, *, has_server: bool) -> None:
+        self.failure = ""
+        self.cores = Cores.of(is_pinned=variant.is_pinned)
+        try:
+            if not has_server:
+                self._serve()
+            if pair := self.contestant.pair(self, variant):
+                if not has_server:
+                    self._launch(self.server, pair.server, self.cores.server)
+                self._launch(self.client, pair.client, self.cores.client)
+            self._await_byte(variant.ready_s)
+        except (LaneError, TopologyError, OSError, ValueError, ImportError) as error:
+            self.failure = f"did not start: {error}"
+
+    def _serve(self) -> None:
+        ports = {
+            DISCARD_PORT: "discard",
+            ECHO_PORT: "echo",
+            ONCE_PORT: "once",
+            HTTP_PORT: "http",
+            SOURCE_PORT: "source",
+            **dict.fromkeys(range(SHORT_PORT, SHORT_PORT + SHORT_PORTS), "echo"),
+        }
+        sink = [str(PROGRAMS / "sink"), *[f"{port}:{mode}" for port, mode in ports.items()]]
+        self._application.append(start(self.server, self.cores.pinned(sink, self.cores.server)))
 
     def _launch(self, pod: Pod, launch: Launch, core: int | None) -> None:
         with self.log(pod).open("a") as log:

@@ -87,6 +87,7 @@ static const struct command COMMANDS[] = {
     {"short", "CSR", load_short},
     {"pingpong", "CS", load_pingpong},
     {"http", "CSR", load_http},
+    {"pulse", "CSR", load_pulse},
     {"idle", "C", load_idle},
 };
 
@@ -126,7 +127,7 @@ int main(int argc, char **argv)
         }
     }
     (void)fprintf(stderr, "usage: load bulk|connect|hold|pingpong HOST PORT CONNECTIONS MILLISECONDS\n"
-                          "       load http HOST PORT CONNECTIONS MILLISECONDS PER_SECOND\n"
+                          "       load http|pulse HOST PORT CONNECTIONS MILLISECONDS PER_SECOND\n"
                           "       load short HOST PORT CONNECTIONS MILLISECONDS PORTS\n"
                           "       load idle HOST PORT CONNECTIONS\n"
                           "       load awake SECONDS\n");

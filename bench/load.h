@@ -64,6 +64,9 @@ void load_pingpong(const struct job *job);
 /* Sends `rate` requests a second for `amount` ns over `n_conns` connections to a sink (http). */
 void load_http(const struct job *job);
 
+/* As load_http, but a byte there and back (echo). */
+void load_pulse(const struct job *job);
+
 /* Opens `n_conns` connections, a byte each way, and holds them until stdin closes. */
 void load_idle(const struct job *job);
 

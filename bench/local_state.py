@@ -23,14 +23,22 @@ def account(pod: Pod) -> str:
 
 def write(file: TextIO, pods: tuple[Pod, Pod], n_others: int) -> None:
     """Writes the two pods and `n_others` workloads that take no part."""
-    file.write("workloads:\n")
+    write_workloads(file, n_others)
     for pod in pods:
-        file.writelines(_workload(pod.name, pod.ipv4, pod.node))
+        file.writelines(workload(pod.name, pod.ipv4, pod.node))
+
+
+def write_workloads(file: TextIO, n_others: int) -> None:
+    """Begins the list of workloads with those that take no part; more may follow."""
+    file.write("workloads:\n")
     for i in range(n_others):
-        file.writelines(_workload(f"other-{i}", str(_OTHERS + i), f"node-{i % 250}"))
+        file.writelines(workload(f"other-{i}", str(_OTHERS + i), f"node-{i % 250}"))
 
 
-def _workload(name: str, address: str, node: str) -> Iterator[str]:
+def workload(
+    name: str, address: str, node: str, services: str = "{}", protocol: str = "HBONE"
+) -> Iterator[str]:
+    """The lines of one workload; `services` is YAML of one line."""
     # written by hand: a YAML library takes minutes for 70,000 of them
     yield f"- uid: cluster1//v1/Pod/{NAMESPACE}/{name}\n"
     yield f"  name: {name}\n"
@@ -44,5 +52,5 @@ def _workload(name: str, address: str, node: str) -> Iterator[str]:
     yield "  clusterId: Kubernetes\n"
     yield f'  workloadIps: ["{address}"]\n'
     yield f"  node: {node}\n"
-    yield "  protocol: HBONE\n"
-    yield "  services: {}\n"
+    yield f"  protocol: {protocol}\n"
+    yield f"  services: {services}\n"

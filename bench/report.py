@@ -7,10 +7,13 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ztunnel_py.cli.topology import REPOSITORY
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from bench.measures import Measure, Row, Values
+    from bench.loads import Values
+    from bench.measures import Measure, Row
 
 DIRECT = "direct"
 _TITLE_WIDTH, _UNIT_WIDTH, _CELL_WIDTH = 46, 9, 18
@@ -34,6 +37,14 @@ def ratio(value: float, baseline: float) -> str:
     if baseline <= 0 or value < 0:
         return ""
     return f"x{value / baseline:.2f}"
+
+
+def label(row: Row) -> str:
+    """What a row is about, where its measure is named beside it."""
+    words = {"rate": "rate", "cpu": "CPU of both proxies", "client": "client's proxy"}
+    words |= {"server": "server's proxy", "p50_us": "p50", "p99_us": "p99", "kept": "last of first"}
+    added = "added " if row.is_added else ""
+    return f"{added}{words.get(row.key, row.key)}, {row.unit}".removesuffix(", ")
 
 
 @dataclass(slots=True)
@@ -76,8 +87,18 @@ def table(
     for measure in measures:
         for row in measure.rows:
             yield from _lines(results, measure.name, row, names, baseline)
-    for (measure_name, name), reason in results.failures.items():
-        yield f"FAILED {measure_name} of {name}: {reason}"
+    for line in failures(results):
+        yield f"FAILED {line}"
+
+
+def failures(results: Results) -> Iterator[str]:
+    """Who failed at what and why; what failed for the same reason is one line."""
+    measures: dict[tuple[str, str], list[str]] = {}
+    for (measure, name), reason in results.failures.items():
+        measures.setdefault((name, reason), []).append(measure)
+    for (name, reason), failed in measures.items():
+        shown = reason.replace(f"{REPOSITORY}/", "")
+        yield f"{', '.join(failed)} of {name}: {shown}"
 
 
 def _lines(

@@ -7,6 +7,7 @@
  * echo     sends back what it reads until the client closes
  * once     sends the first bytes back and closes first
  * http     answers each request with NET_HTTP_ANSWER bytes; requests have no bodies
+ * source   sends without end until the client closes
  *
  * It ends with the programs around it, or by itself after an hour. */
 #include "net.h"
@@ -19,9 +20,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum mode { DISCARD, ECHO, ONCE, HTTP, N_MODES };
+enum mode { DISCARD, ECHO, ONCE, HTTP, SOURCE, N_MODES };
 
-static const char *const MODES[N_MODES] = {"discard", "echo", "once", "http"};
+static const char *const MODES[N_MODES] = {"discard", "echo", "once", "http", "source"};
 
 /* A listener or a connection. */
 struct conn {
@@ -42,7 +43,8 @@ static void add(int epoll, int fd, enum mode mode, bool is_listener)
         net_die("calloc");
     }
     *conn = (struct conn){.fd = fd, .mode = mode, .is_listener = is_listener};
-    net_watch(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, conn);
+    bool is_writer = mode == SOURCE && !is_listener;
+    net_watch(epoll, EPOLL_CTL_ADD, fd, is_writer ? EPOLLIN | EPOLLOUT : EPOLLIN, conn);
 }
 
 /* Frees `conn`; at most one event of a batch names it, because it has one descriptor. */
@@ -77,9 +79,23 @@ static bool answer_http(struct conn *conn, size_t len)
     return is_alive;
 }
 
+/* Sends what fits; returns whether the connection goes on. */
+static bool pour(const struct conn *conn)
+{
+    char byte = 0;
+    ssize_t n = recv(conn->fd, &byte, sizeof byte, 0);
+    if (n == 0 || (n < 0 && errno != EAGAIN)) {
+        return false;
+    }
+    return send(conn->fd, scratch, sizeof scratch, MSG_NOSIGNAL) >= 0 || errno == EAGAIN;
+}
+
 /* Returns whether the connection goes on. */
 static bool serve(struct conn *conn)
 {
+    if (conn->mode == SOURCE) {
+        return pour(conn);
+    }
     /* MSG_TRUNC drops the bytes in the kernel: no copy, so that the sink is never the limit. */
     int flags = conn->mode == DISCARD ? MSG_TRUNC : 0;
     size_t size = conn->mode == DISCARD ? 1U << 20 : sizeof scratch;
@@ -103,6 +119,7 @@ static bool serve(struct conn *conn)
     case HTTP:
         return answer_http(conn, (size_t)n);
     case DISCARD:
+    case SOURCE:
     case N_MODES:
         break;
     }
@@ -133,7 +150,7 @@ int main(int argc, char **argv)
     static const char head[] = "HTTP/1.1 200 OK\r\nContent-Length: ";
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (argc < 2 || epoll < 0) {
-        (void)fprintf(stderr, "usage: sink PORT:discard|echo|once|http ...\n");
+        (void)fprintf(stderr, "usage: sink PORT:discard|echo|once|http|source ...\n");
         return 2;
     }
     net_bound(3600);

@@ -140,7 +140,14 @@ void load_pingpong(const struct job *job)
     close(epoll);
 }
 
-/* ---- HTTP at a fixed rate ---- */
+/* ---- questions at a fixed rate ---- */
+
+/* What is sent, and how much comes back. */
+struct question {
+    const char *bytes;
+    size_t len;        /* of bytes */
+    size_t answer_len; /* of the answer */
+};
 
 /* Connections that wait for nothing, the last one used on top. */
 struct idle_stack {
@@ -163,9 +170,9 @@ static uint64_t next_due(const struct schedule *schedule)
 
 /* Sends what is due by now as far as connections are free; what must wait keeps its due time, so
  * that a slow answer is charged to all requests behind it. */
-static void send_due(struct schedule *schedule, struct idle_stack *idle)
+static void send_due(struct schedule *schedule, struct idle_stack *idle,
+                     const struct question *question)
 {
-    static const char request[] = "GET / HTTP/1.1\r\nHost: server\r\n\r\n";
     uint64_t now = net_now();
     for (; idle->n > 0 && schedule->n_sent < schedule->n_all; schedule->n_sent++) {
         uint64_t due = next_due(schedule);
@@ -174,8 +181,8 @@ static void send_due(struct schedule *schedule, struct idle_stack *idle)
         }
         struct asker *asker = idle->askers[--idle->n];
         asker->asked = due;
-        asker->expected = NET_HTTP_ANSWER;
-        send_all(asker, request, sizeof request - 1);
+        asker->expected = question->answer_len;
+        send_all(asker, question->bytes, question->len);
     }
 }
 
@@ -197,13 +204,11 @@ static int wait_until(int epoll, struct epoll_event *events, uint64_t due, bool 
     return n;
 }
 
-void load_http(const struct job *job)
+/* Opens connections on which nothing has been said. */
+static struct asker *dial_askers(int epoll, const struct job *job)
 {
-    static struct histogram took;
-    int epoll = load_epoll();
     struct asker *askers = calloc(job->n_conns, sizeof *askers);
-    struct idle_stack idle = {.askers = calloc(job->n_conns, sizeof(struct asker *))};
-    if (askers == NULL || idle.askers == NULL) {
+    if (askers == NULL) {
         net_die("calloc");
     }
     for (size_t i = 0; i < job->n_conns; i++) {
@@ -212,14 +217,28 @@ void load_http(const struct job *job)
             net_die("connect");
         }
         net_watch(epoll, EPOLL_CTL_ADD, askers[i].fd, EPOLLIN, &askers[i]);
-        idle.askers[idle.n++] = &askers[i];
     }
     const struct timespec settle = {.tv_nsec = 100000000};
     (void)nanosleep(&settle, NULL); /* all are connected before the first request is due */
+    return askers;
+}
+
+/* Asks on connections that wait for nothing. */
+static void ask_at_rate(int epoll, const struct job *job, struct asker *askers,
+                        const struct question *question)
+{
+    static struct histogram took;
+    struct idle_stack idle = {.askers = calloc(job->n_conns, sizeof(struct asker *))};
+    if (idle.askers == NULL) {
+        net_die("calloc");
+    }
+    for (size_t i = 0; i < job->n_conns; i++) {
+        idle.askers[idle.n++] = &askers[i];
+    }
     struct schedule schedule = {.begin = net_now(), .rate = job->rate};
     schedule.n_all = job->amount * job->rate / 1000000000U;
     while (took.n < schedule.n_all) {
-        send_due(&schedule, &idle);
+        send_due(&schedule, &idle, question);
         bool is_free = idle.n > 0 && schedule.n_sent < schedule.n_all;
         struct epoll_event events[NET_BATCH];
         int n = wait_until(epoll, events, next_due(&schedule), is_free);
@@ -238,6 +257,21 @@ void load_http(const struct job *job)
     free(idle.askers);
     free(askers);
     close(epoll);
+}
+
+void load_http(const struct job *job)
+{
+    static const char request[] = "GET / HTTP/1.1\r\nHost: server\r\n\r\n";
+    const struct question question = {request, sizeof request - 1, NET_HTTP_ANSWER};
+    int epoll = load_epoll();
+    ask_at_rate(epoll, job, dial_askers(epoll, job), &question);
+}
+
+void load_pulse(const struct job *job)
+{
+    const struct question question = {"x", 1, 1};
+    int epoll = load_epoll();
+    ask_at_rate(epoll, job, open_askers(epoll, job), &question);
 }
 
 /* ---- idle connections ---- */

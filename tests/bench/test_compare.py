@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from bench import compare, envoy, gauges, local_state, report
+from bench import compare, envoy, gauges, local_state, options, report
 from bench.measures import FRESH, MEASURES, POOLED, Measure, Row
 from bench.report import Results, Spread
 from ztunnel_py.cli.topology import Pod
@@ -110,8 +110,10 @@ def test_json_has_every_repetition_and_the_ratio() -> None:
     ]
 
 
-def test_pss_is_read_in_bytes() -> None:
-    assert gauges.parse_pss("Rss:  9 kB\nPss:       3 kB\nPss_Anon: 1 kB\n") == 3072
+def test_memory_is_read_in_bytes() -> None:
+    smaps = "55d0-7ffe ---p 00000000 00:00 0 [rollup]\nRss:  9 kB\nPss:   3 kB\nPss_Anon: 1 kB\n"
+
+    assert gauges.parse_memory(smaps) == (9216, 3072)
 
 
 def test_accepted_connections_are_read_by_name() -> None:
@@ -130,16 +132,16 @@ def test_cpu_clock_of_a_process_is_the_one_it_sees_itself() -> None:
 
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="--only: unknown cat; there are direct, envoy"):
-        compare.select("cat,envoy", ["direct", "envoy"], "--only")
+        options.select("cat,envoy", ["direct", "envoy"], "--only")
 
 
 def test_quick_run_has_no_memory_rows_and_one_phase() -> None:
-    options = compare.parse(["--quick"])
+    chosen = options.parse(["--quick"])
 
-    chosen = compare.chosen(options)
+    measures = options.measures_of(chosen)
 
-    assert [one.name for one in chosen] == ["bulk-1", "bulk-64", "connect", "pingpong-1"]
-    assert (options.seconds, options.repetitions) == (2.0, 3)
+    assert [one.name for one in measures] == ["bulk-1", "bulk-64", "connect", "pingpong-1"]
+    assert (chosen.seconds, chosen.repetitions) == (1.5, 3)
 
 
 def test_measures_of_one_variant_stand_together() -> None:
@@ -163,15 +165,15 @@ def test_state_file_holds_both_pods_and_the_others() -> None:
 
     workloads = yaml.safe_load(file.getvalue())["workloads"]
     assert len(workloads) == 302
-    assert workloads[1]["workloadIps"] == ["10.0.0.1"]
-    assert workloads[301]["workloadIps"] == ["10.128.1.43"]
+    assert workloads[301]["workloadIps"] == ["10.0.0.1"]
+    assert workloads[299]["workloadIps"] == ["10.128.1.43"]
 
 
 def test_envoy_marks_what_it_dials_and_accepts_one_identity() -> None:
     identity = envoy.Identity("chain", "key", "roots", accepts="spiffe://td/ns/a/sa/b")
 
     text = json.dumps(
-        [envoy.outbound(identity, "10.0.0.1", "log", 1), envoy.inbound(identity, "l")]
+        [envoy.outbound(identity, ("10.0.0.1", 15008), "log", 1), envoy.inbound(identity, "l")]
     )
 
     assert text.count('"int_value": 1337') == 2
