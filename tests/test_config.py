@@ -421,7 +421,7 @@ def test_engine_is_told_what_was_set(tmp_path: Path) -> None:
 
     assert (settings.stream_window, settings.pool_idle_s, settings.orig_src) == (70_000, 60, False)
     assert (settings.sockets.keepalive_time_s, settings.sockets.mark) == (2, 9)
-    assert (settings.workers, settings.flows_per_workload) == (3, 0)
+    assert (settings.workers, settings.flows_per_workload) == (3, 4096)
 
 
 def test_engine_is_native_unless_another_is_asked_for(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ SOCKS5_PORT = 15080
 ADMIN_PORT = 15000
 STATS_PORT = 15020
 READINESS_PORT = 15021
-FLOWS_PER_WORKLOAD = 0
+FLOWS_PER_WORKLOAD = 4096
 """Verdicts that an engine may keep for one workload."""
 
 
