@@ -256,6 +256,20 @@ async def test_loud_reset_is_an_error_and_still_an_orderly_end_for_the_socket(
     assert "io error" in record.detail
 
 
+async def test_tunnel_that_goes_after_a_loud_reset_changes_nothing(
+    server: Plane, served: tuple[Wire, int, Tcp]
+) -> None:
+    tunnel, stream, tcp = served
+    tunnel.say(tunnel.make.reset(stream, INTERNAL_ERROR))
+    assert await tcp.read_all() == b""
+
+    tunnel.hang_up()
+    await until(lambda: not server.engine.tunnels(), "the tunnel to go")
+    tcp.end()
+
+    assert (await server.closed()).reason is Reason.SEND
+
+
 async def test_stream_closed_reset_is_a_broken_pipe_and_quiet(
     side: tuple[Wire, int, Tcp], client: Plane, server: Plane
 ) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.support.apps import Tcp
     from tests.support.wire import Wire
 
+_FRAME = 16_384
 _PATTERN = bytes(range(251)) * 300
 
 
@@ -57,6 +58,8 @@ class TcpEnd:
         self._ending = ""
         self._sent = 0
         self._is_over = False
+        self.may_have_lost = False
+        """It was reset with bytes on their way, which the kernel may throw away."""
         self._reading = asyncio.ensure_future(self._read())
 
     def send(self, length: int, padding: int, *, is_last: bool) -> None:
@@ -133,15 +136,14 @@ class StreamEnd:
         padding = padding if length + padding + 1 <= self._left else 0
         if self._is_over or self._is_gone:
             return
-        for start in range(0, length, 16_384):
-            data = piece(self._sent, min(16_384, length - start))
+        for start in range(0, max(length, 1), _FRAME):
+            data = piece(self._sent, min(_FRAME, length - start))
+            end = is_last and start + _FRAME >= length
             self._sent += len(data)
             self._left -= len(data) + padding + bool(padding)
-            self._wire.say(self._wire.make.data(self._stream, data, padding=padding))
+            self._wire.say(self._wire.make.data(self._stream, data, padding=padding, end=end))
             padding = 0
-        if is_last:
-            self._is_over = True
-            self._wire.data(self._stream, b"", end=True)
+        self._is_over = is_last
 
     def reset(self, code: int) -> None:
         """RST_STREAM; a stream that is over both ways has none."""

@@ -171,20 +171,29 @@ class Stage:
                 mode = DrainMode.IMMEDIATE if step.is_immediate else DrainMode.GRACEFUL
                 self._plane.engine.drain(None, mode)
             case Send() | End() | Reset() | Grant() | Resize() | Goodbye() | HangUp():
-                end = self._near if step.side == "near" else self._far
-                if end is not None:
+                ends = (self._near, self._far) if step.side == "near" else (self._far, self._near)
+                if isinstance(step, Reset):
+                    self._note_losses(*ends)
+                if (end := ends[0]) is not None:
                     _move(end, step)
             case _:
                 assert_never(step)
 
+    def _note_losses(self, end: EndPoint | None, other: EndPoint | None) -> None:
+        if isinstance(end, TcpEnd):
+            arrived = 0 if other is None else len(other.received)
+            end.may_have_lost = end.may_have_lost or end.sent > arrived
+
     async def _finish(self, found: Trace) -> None:
         """Both ends end; who is not let go then breaks it off."""
-        for name, end in (("near", self._near), ("far", self._far)):
+        for name in ("near", "far"):
+            end = self._near if name == "near" else self._far
             if end is not None:
                 end.grant(1 << 20)
                 end.send(0, 0, is_last=True)
                 await self._look(found, f"{name} ends")
         if self._near is not None:
+            self._note_losses(self._near, self._far)
             self._near.reset(CANCEL)
             await self._look(found, "near breaks off")
 
@@ -226,7 +235,7 @@ class Stage:
                 engine._core.fence()
             for _ in range(4):
                 await asyncio.sleep(0)
-            await asyncio.sleep(_ROUND_S)
+            await asyncio.sleep(_ROUND_S * self._patience)
             state = self._state()
             same = same + 1 if state == before else 0
             before = state

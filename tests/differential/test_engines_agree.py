@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "150"))
 """Per way; some 80 ms each."""
-PATIENT = 10
+PATIENT = 5
 
 
 async def play(scenario: Scenario, certify: Certify, patience: int = 1) -> tuple[Trace, Trace]:

@@ -15,6 +15,7 @@ Where engines may differ, what they differ in is left out here and nowhere else:
 * Whether a tunnel that is ended at once says GOAWAY NO_ERROR first (ends.py).
 * When a tunnel that drains closes behind its last stream, if that was reset by its other end: the
   reference waits for the application (ends.py).
+* What is read of a socket that was reset with bytes on their way, and how much that was.
 * Whether a socket ends by FIN or RST while bytes of it wait for a stream without window. The native
   engine leaves them in the kernel, and who closes with bytes unread resets; the reference has read.
 * Whether a stream that GOAWAY disowned is also reset (ends.py).
@@ -81,6 +82,8 @@ def seen(name: str, end: EndPoint | None, other: EndPoint | None) -> str:
     data = end.received
     if data.startswith(_PROXY_V2):
         data = data[:_PROXY_PORT_AT] + bytes(2) + data[_PROXY_PORT_AT + 2 :]
+    if has_lost(other):
+        data = b""
     digest = hashlib.sha256(data).hexdigest()[:6] if data else ""
     ending = end.ending
     if isinstance(end, TcpEnd) and isinstance(other, StreamEnd) and ending in (FIN, RST):
@@ -117,17 +120,25 @@ def record(one: Record, near: EndPoint | None, far: EndPoint | None) -> str:
         ]
     )
     is_reused = one.tunnel_reused if "tunnel" in reached else None
+    up = written(one.upstream_bytes, far, near)
+    down = written(one.downstream_bytes, near, far)
     return (
         f"{one.kind.value}: {one.workload} {one.direction.value} {one.reason.name} {detail!r} "
-        f"up {written(one.upstream_bytes, far)} down {written(one.downstream_bytes, near)} "
-        f"{one.protocol} "
+        f"up {up} down {down} {one.protocol} "
         f"authority {_PORT.sub(':port', one.hbone_addr)!r} reused {is_reused} "
         f"app {one.app is not None} log {one.log is not None} reached {reached}"
     )
 
 
-def written(count: int, end: EndPoint | None) -> int:
+def has_lost(end: EndPoint | None) -> bool:
+    """What the other end reads of it is a matter of luck."""
+    return isinstance(end, TcpEnd) and end.may_have_lost
+
+
+def written(count: int, end: EndPoint | None, source: EndPoint | None) -> int:
     """Bytes that left."""
+    if has_lost(source):
+        return 0
     return min(count, len(end.received)) if isinstance(end, StreamEnd) else count
 
 
@@ -136,8 +147,8 @@ def slots(
 ) -> str:
     """Counters by label set."""
     return "; ".join(
-        f"{labels.reporter}: opened {one.opened} received {written(one.received, far)} "
-        f"sent {written(one.sent, near)} "
+        f"{labels.reporter}: opened {one.opened} received {written(one.received, far, near)} "
+        f"sent {written(one.sent, near, far)} "
         f"closed { {flag.value: n for flag, n in one.closed.items()} }"
         for labels, one in counts.items()
     )

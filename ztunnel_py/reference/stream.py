@@ -166,7 +166,9 @@ class Stream:
         if not self.response.done():
             self.response.set_exception(SessionError(os_error_text(error)))
             self.response.exception()
-        self._error = self._error or error
+        if self._error is not None:
+            return  # it has been reported, or waits to be
+        self._error = error
         self._outbox.clear()
         if self._sink is None:
             if not self._tunnel.is_client and self.kill is not None:
