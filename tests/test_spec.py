@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.spec import is_statement, ranges, tally
+from tests.support.spec import by_engine, is_statement, ranges, tally
 
 
 def test_a_statement_counts_if_all_its_tests_passed() -> None:
@@ -20,6 +20,20 @@ def test_one_engine_that_did_not_pass_takes_the_statement_away(outcome: str) -> 
     proved, _ = tally({"dataplane-3": {"a[reference]": "passed", "a[native]": outcome}})
 
     assert proved == []
+
+
+def test_statements_are_shown_under_each_engine_whose_tests_prove_them() -> None:
+    outcomes = {
+        "dataplane-3": {"a[native]": "passed", "a[reference]": "passed"},
+        "ops-34": {"b[native]": "passed"},
+        "state-1": {"c": "passed"},
+    }
+    ran_on = {"a[native]": "native", "a[reference]": "reference", "b[native]": "native"}
+
+    assert by_engine(list(outcomes), outcomes, ran_on) == {
+        "native": ["dataplane-3", "ops-34"],
+        "reference": ["dataplane-3"],
+    }
 
 
 @pytest.mark.parametrize(

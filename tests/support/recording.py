@@ -50,7 +50,7 @@ class Recording:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._outcomes: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        self._engines: set[str] = set()
+        self._ran_on: dict[str, str] = {}
         self._tests: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -58,7 +58,7 @@ class Recording:
         self._tests.add(report.nodeid)
         for name, value in report.user_properties:
             if name == _ENGINE:
-                self._engines.add(str(value))
+                self._ran_on[report.nodeid] = str(value)
             elif name == _PROPERTY:
                 known = self._outcomes[str(value)]
                 if report.outcome != "passed" or report.nodeid not in known:
@@ -72,7 +72,13 @@ class Recording:
         record = {
             "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "tests": len(self._tests),
-            "engines": sorted(self._engines),
+            "engines": sorted(set(self._ran_on.values())),
             "outcomes": self._outcomes,
+            "ran_on": {
+                test: self._ran_on[test]
+                for tests in self._outcomes.values()
+                for test in tests
+                if test in self._ran_on
+            },
         }
         self._path.write_text(json.dumps(record, indent=1, sort_keys=True))

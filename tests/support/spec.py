@@ -4,7 +4,7 @@
     python -m tests.support.spec build/spec.json
 
 A statement counts if every test that carries its mark ran and passed: on each engine, since such
-tests run once per engine. The run is recorded by `--record-spec` (tests/conftest.py).
+tests run once per engine. The run is recorded by `--record-spec` (tests/support/recording.py).
 """
 
 from __future__ import annotations
@@ -38,6 +38,17 @@ def tally(outcomes: dict[str, dict[str, str]]) -> tuple[list[str], list[str]]:
     return proved, missing
 
 
+def by_engine(
+    proved: list[str], outcomes: dict[str, dict[str, str]], ran_on: dict[str, str]
+) -> dict[str, list[str]]:
+    """Of the proved statements, those that tests on each engine prove."""
+    found: dict[str, list[str]] = {engine: [] for engine in sorted(set(ran_on.values()))}
+    for name in proved:
+        for engine in {ran_on[test] for test in outcomes[name] if test in ran_on}:
+            found[engine].append(name)
+    return found
+
+
 def ranges(names: list[str], checklist: str) -> str:
     """The numbers of one checklist, runs joined: `3-11, 13`."""
     numbers = [int(name.rpartition("-")[2]) for name in names if name.startswith(f"{checklist}-")]
@@ -62,6 +73,9 @@ def main(path: str) -> int:
                 print(f"  {name}: {test} {outcome}")
     for checklist in SIZES:
         print(f"missing {checklist}: {ranges(missing, checklist) or 'none'}")
+    for engine, names in by_engine(proved, outcomes, run["ran_on"]).items():
+        shown = (f"{one} {ranges(names, one)}" for one in SIZES if ranges(names, one))
+        print(f"on {engine}: {len(names)} ({'; '.join(shown)})")
     print(f"{len(proved)} of {sum(SIZES.values())} statements")
     return 0
 
