@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hyperframe.frame import GoAwayFrame
 
-from tests.support.frames import CANCEL, ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, connect
+from tests.support.frames import (
+    CANCEL,
+    ENHANCE_YOUR_CALM,
+    INITIAL_WINDOW,
+    INTERNAL_ERROR,
+    NO_ERROR,
+    connect,
+)
 from tests.support.net import Mesh
 from tests.support.plane import CLIENT, SERVER, WORKLOAD, forward, through
 from tests.support.sockets import connected
@@ -205,6 +212,28 @@ async def test_drained_waits_for_the_bytes_that_a_slow_client_has_yet_to_take(
     assert await tunnel.end(stream) == BIG[:900_000]
     await waiting
     await tunnel.closed()
+
+
+@pytest.mark.parametrize("length", [BIG[: 3 << 20], BIG * 3], ids=["3 MiB", "12 MiB"])
+async def test_client_that_reads_again_after_its_tunnel_was_full_gets_everything(
+    planes: Planes, net: Net, length: bytes
+) -> None:
+    server = await planes(SERVER)
+    app = await net.app()
+    server.decide = lambda _: forward(app.address)
+    tunnel = await net.tunnel(server, settings={INITIAL_WINDOW: 16 << 20})
+    narrow(tunnel)
+    stream = tunnel.connect()
+    served = await app.accept()
+    tunnel.data(stream, b"", end=True)
+    tunnel.pause()
+    served.send(length)
+    served.end()
+    await settle()
+
+    tunnel.resume()
+
+    assert await tunnel.end(stream) == length
 
 
 async def test_buffer_budget_ends_the_connection_whose_user_stalled_first(

@@ -391,6 +391,21 @@ TEST(a_source_that_waits_for_room_at_a_side_that_breaks_goes_on) {
     is_over();
 }
 
+/* A reset is met by writing, before it is met by reading. */
+TEST(a_side_that_breaks_as_it_is_told_what_waited_is_written_to_no_more) {
+    join();
+    client.room = 0;
+    fake_io_push(&upstream, "unread", 6, 0);
+    client.breaks_with = ECONNRESET;
+
+    fake_io_open(&client, FAKE_IO_ANY);
+    CHECK(relay.down.is_over && !relay.up.is_over);
+    fake_io_break(&client, ECONNRESET);
+
+    CHECK(!relay.up.has_error && !relay.down.has_error);
+    is_over();
+}
+
 TEST(bytes_that_wait_for_a_side_that_breaks_are_dropped) {
     join();
     upstream.room = 0;

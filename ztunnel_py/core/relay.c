@@ -172,6 +172,7 @@ static void pipe_writable(struct sink *sink) {
     while (pipe->held.len > 0) {
         if (pipe->target->is_broken) {
             drop_held(pipe);
+            stop(pipe); /* its credit is gone with it, so more may never come to be refused */
             break;
         }
         const int n = queue_peek(&pipe->held, iov, PIECES);

@@ -107,17 +107,26 @@ static size_t offer_wire(struct tunnel *tunnel, const struct iovec *iov, int n, 
     return sent < 0 ? 0 : (size_t)sent;
 }
 
+/* Streams wait from UNSENT_HIGH on until half of that is left: set and taken back here only, so that
+ * whoever was told to wait is told to go on. */
+static void weigh(struct tunnel *tunnel) {
+    const size_t unsent = tunnel->tls.out_len;
+    if (!tunnel->h2.is_congested) {
+        tunnel->h2.is_congested = unsent >= UNSENT_HIGH;
+    } else if (unsent < UNSENT_HIGH / 2) {
+        tunnel->h2.is_congested = false;
+        tunnel->must_unblock = true;
+        tunnel_flush_later(tunnel);
+    }
+    if (unsent > UNSENT_MAX) {
+        tunnel->is_broken = true;
+        tunnel_flush_later(tunnel);
+    }
+}
+
 void tunnel_send(struct tunnel *tunnel) {
     struct iovec iov[PIECES];
-    if (tunnel->stalled_since != 0) {
-        tunnel->h2.is_congested = tunnel->tls.out_len >= UNSENT_HIGH;
-        if (tunnel->tls.out_len > UNSENT_MAX) {
-            tunnel->is_broken = true;
-            tunnel_flush_later(tunnel);
-        }
-        return;
-    }
-    while (tunnel->tls.out_len > 0) {
+    while (tunnel->tls.out_len > 0 && tunnel->stalled_since == 0) {
         const int n = tls_out(&tunnel->tls, iov, PIECES);
         size_t total = 0;
         for (int i = 0; i < n; i++) {
@@ -127,10 +136,9 @@ void tunnel_send(struct tunnel *tunnel) {
         tls_sent(&tunnel->tls, taken);
         if (taken < total) {
             tunnel->stalled_since = tunnel->worker->loop.now_ns;
-            tunnel->h2.is_congested = tunnel->tls.out_len >= UNSENT_HIGH;
-            return;
         }
     }
+    weigh(tunnel);
 }
 
 /* The transport takes bytes again. */
@@ -140,10 +148,6 @@ static void writable(struct tunnel *tunnel) {
     }
     tunnel->stalled_since = 0;
     tunnel_send(tunnel);
-    if (tunnel->tls.out_len < UNSENT_HIGH / 2 && tunnel->h2.is_congested) {
-        tunnel->h2.is_congested = false;
-        tunnel->must_unblock = true;
-    }
     tunnel_flush_later(tunnel);
 }
 
@@ -178,6 +182,9 @@ static void flush(struct deferred *deferred) {
         if (tunnel->is_broken || !is_alive) {
             tunnel_shut(tunnel, false, REASON_H2, NULL);
             return;
+        }
+        if (tunnel->must_unblock) {
+            tunnel_flush_later(tunnel);
         }
         tunnel_settle(tunnel);
     } else if (tunnel->state == TUNNEL_SHAKING || tunnel->state == TUNNEL_CLOSING) {
