@@ -45,6 +45,14 @@ void conn_set_state(struct conn *conn, enum conn_state state) {
 
 /* --- life --- */
 
+/* The accepted socket is no more; one that is a stream has none of its own. */
+static void count_socket(struct worker *worker, enum key_kind kind) {
+    if (kind != KEY_INBOUND) {
+        stats_count(&worker->stats, kind == KEY_OUTBOUND ? EVENT_sockets_closed_source
+                                                         : EVENT_sockets_closed_destination);
+    }
+}
+
 struct conn *conn_create(struct worker *worker, struct workload *workload, enum key_kind kind,
                          int fd, const struct addr *src, const struct addr *original_dst) {
     struct conn *const conn = mem_alloc(worker->mem, MEM_CONN, sizeof(*conn));
@@ -63,7 +71,6 @@ struct conn *conn_create(struct worker *worker, struct workload *workload, enum 
     conn->original_dst = *original_dst;
     conn->dst = *original_dst;
     conn->tunnel_reused = -1;
-    conn->is_source_side = kind == KEY_OUTBOUND;
     conn->steps_ns[STEP_ACCEPTED] = loop_clock_ns();
     conn->timer.expired = expired;
     list_init(&conn->waiting);
@@ -73,14 +80,6 @@ struct conn *conn_create(struct worker *worker, struct workload *workload, enum 
     workload_enter(workload);
     atomic_fetch_add(&workload->n_conns, 1);
     return conn;
-}
-
-static void count_socket(struct conn *conn) {
-    if (conn->kind != KEY_INBOUND) {
-        stats_count(&conn->worker->stats, conn->is_source_side
-                                              ? EVENT_sockets_closed_source
-                                              : EVENT_sockets_closed_destination);
-    }
 }
 
 /* Gives the memory back after this turn. */
@@ -200,7 +199,7 @@ void conn_end(struct conn *conn, enum reason reason, const char *detail) {
         h2_respond(conn->stream, reason_status(reason), NULL, 0);
     }
     release(conn);
-    count_socket(conn);
+    count_socket(conn->worker, conn->kind);
     list_remove(&conn->link);
     atomic_fetch_sub(&conn->workload->n_conns, 1);
     workload_leave(conn->workload);
@@ -295,6 +294,48 @@ void conn_ask(struct conn *conn, void (*decided)(struct conn *conn, struct verdi
     conn->decided = decided;
     conn->asked_ns = conn->worker->loop.now_ns;
     ask_again(conn);
+}
+
+void conn_captured(struct worker *worker, struct workload *workload, enum key_kind kind, int fd,
+                   const struct addr *src, const struct addr *dst,
+                   void (*decided)(struct conn *conn, struct verdict *verdict)) {
+    struct conn *const conn = conn_create(worker, workload, kind, fd, src, dst);
+    if (conn == NULL) {
+        count_socket(worker, kind);
+        return;
+    }
+    if (atomic_load(&workload->is_gone)) {
+        conn_end(conn, REASON_DRAINED, NULL);
+        return;
+    }
+    conn->key = mem_alloc(worker->mem, MEM_OTHER, ADDR_IP_PACKED + ADDR_PACKED);
+    if (conn->key == NULL) {
+        conn_end(conn, REASON_INTERNAL, "out of memory");
+        return;
+    }
+    conn->key_len = key_pack_captured(src, dst, conn->key, ADDR_IP_PACKED + ADDR_PACKED);
+    conn_ask(conn, decided);
+}
+
+bool conn_keep_authority(struct conn *conn, struct text authority) {
+    conn->authority = mem_alloc(conn->worker->mem, MEM_OTHER, authority.len + 1);
+    if (conn->authority == NULL) {
+        return false;
+    }
+    if (authority.len > 0) {
+        memcpy(conn->authority, authority.bytes, authority.len);
+    }
+    return true;
+}
+
+bool conn_open_client(struct conn *conn) {
+    conn->has_client = io_fd_open(&conn->client, conn->worker, conn->fd);
+    if (!conn->has_client) {
+        conn_end(conn, REASON_INTERNAL, "out of memory");
+        return false;
+    }
+    conn->fd = -1;
+    return true;
 }
 
 void conn_opened(struct conn *conn, const struct hop *hop, const struct addr *dst) {

@@ -65,8 +65,6 @@ struct conn {
     int8_t tunnel_reused;  /* -1: there is no tunnel */
     bool dials_as_client;  /* with the client's address */
     bool is_opened;        /* labels are known: it counts, its end is CLOSED */
-    bool is_source_side;   /* the accepted socket counts as `source` */
-    bool is_retry;         /* its CONNECT met a tunnel that was going away */
     bool has_client;       /* `client` is open */
     bool has_upstream;     /* `upstream` is open */
 };
@@ -81,6 +79,17 @@ void conn_set_state(struct conn *conn, enum conn_state state);
 
 /* Asks for a verdict on `conn->key`; `answered` runs later or now. */
 void conn_ask(struct conn *conn, void (*decided)(struct conn *conn, struct verdict *verdict));
+
+/* Serves a captured socket, which it takes: packs its key and asks, see conn_ask. */
+void conn_captured(struct worker *worker, struct workload *workload, enum key_kind kind, int fd,
+                   const struct addr *src, const struct addr *dst,
+                   void (*decided)(struct conn *conn, struct verdict *verdict));
+
+/* Keeps a copy of the authority. False without memory. */
+bool conn_keep_authority(struct conn *conn, struct text authority);
+
+/* The accepted socket becomes `conn->client`. False if it cannot: the connection has ended. */
+bool conn_open_client(struct conn *conn);
 
 /* Takes a verdict's hop: labels are known, it counts from now on. `dst` is what the log calls the
  * destination. */

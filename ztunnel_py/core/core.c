@@ -82,7 +82,6 @@ struct core *core_start(const struct core_config *config) {
     core->config = *config;
     core->idle_fd = -1;
     atomic_init(&core->report_opened, config->report_opened);
-    pthread_mutex_init(&core->lock, NULL);
     released_init(&core->released);
     stats_init(&core->stats, &core->mem);
     bool is_started = create_parts(core);
@@ -149,7 +148,6 @@ void core_free(struct core *core) {
     if (core->idle_fd >= 0) {
         close(core->idle_fd);
     }
-    pthread_mutex_destroy(&core->lock);
     free(core);
 }
 

@@ -18,8 +18,7 @@ struct core {
     size_t n_workers; /* that run */
     int idle_fd;
     _Atomic bool is_idle_wanted; /* somebody looks at `idle_fd` */
-    pthread_mutex_t lock;        /* guards `workloads` */
-    struct workload **workloads; /* one reference each */
+    struct workload **workloads; /* one reference each; the decider's thread only */
     size_t n_workloads, workloads_size;
     _Atomic uint64_t next_id;    /* of connections and tunnels */
     _Atomic bool report_opened;

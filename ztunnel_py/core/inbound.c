@@ -28,17 +28,6 @@ static const struct stream_ops STREAM_OPS = {.responded = NULL, .broke = broke};
 
 /* --- 2 --- */
 
-static bool keep_authority(struct conn *conn, struct text authority) {
-    conn->authority = mem_alloc(conn->worker->mem, MEM_OTHER, authority.len + 1);
-    if (conn->authority == NULL) {
-        return false;
-    }
-    if (authority.len > 0) {
-        memcpy(conn->authority, authority.bytes, authority.len);
-    }
-    return true;
-}
-
 static bool pack_key(struct conn *conn, const struct tunnel *tunnel,
                      const struct h2_request *request) {
     const struct key_request from = {
@@ -81,7 +70,7 @@ void inbound_requested(struct tunnel *tunnel, struct stream *stream,
         conn_end(conn, REASON_BAD_METHOD, method);
         return;
     }
-    if (!keep_authority(conn, request->authority) || !pack_key(conn, tunnel, request)) {
+    if (!conn_keep_authority(conn, request->authority) || !pack_key(conn, tunnel, request)) {
         conn_end(conn, REASON_INTERNAL, "out of memory");
         return;
     }
@@ -98,22 +87,7 @@ static void broke(struct stream *stream, struct io_error error) {
 
 void inbound_accepted(struct worker *worker, struct workload *workload, int fd,
                       const struct addr *src, const struct addr *dst) {
-    struct conn *const conn = conn_create(worker, workload, KEY_PASSTHROUGH, fd, src, dst);
-    if (conn == NULL) {
-        stats_count(&worker->stats, EVENT_sockets_closed_destination);
-        return;
-    }
-    if (atomic_load(&workload->is_gone)) {
-        conn_end(conn, REASON_DRAINED, NULL);
-        return;
-    }
-    conn->key = mem_alloc(worker->mem, MEM_OTHER, ADDR_IP_PACKED + ADDR_PACKED);
-    if (conn->key == NULL) {
-        conn_end(conn, REASON_INTERNAL, "out of memory");
-        return;
-    }
-    conn->key_len = key_pack_captured(src, dst, conn->key, ADDR_IP_PACKED + ADDR_PACKED);
-    conn_ask(conn, decided);
+    conn_captured(worker, workload, KEY_PASSTHROUGH, fd, src, dst, decided);
 }
 
 /* --- 3 to 5 --- */
@@ -146,12 +120,9 @@ static void connected(struct conn *conn) {
         conn_relay(conn, &conn->stream->io, &conn->upstream.io);
         return;
     }
-    conn->has_client = io_fd_open(&conn->client, conn->worker, conn->fd);
-    if (!conn->has_client) {
-        conn_end(conn, REASON_INTERNAL, "out of memory");
+    if (!conn_open_client(conn)) {
         return;
     }
-    conn->fd = -1;
     conn_relay(conn, &conn->client.io, &conn->upstream.io);
 }
 

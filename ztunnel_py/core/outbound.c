@@ -31,52 +31,21 @@ static const struct stream_ops STREAM_OPS = {.responded = responded, .broke = br
 
 void outbound_accepted(struct worker *worker, struct workload *workload, int fd,
                        const struct addr *src, const struct addr *dst) {
-    struct conn *const conn = conn_create(worker, workload, KEY_OUTBOUND, fd, src, dst);
-    if (conn == NULL) {
-        stats_count(&worker->stats, EVENT_sockets_closed_source);
-        return;
-    }
-    if (atomic_load(&workload->is_gone)) {
-        conn_end(conn, REASON_DRAINED, NULL);
-        return;
-    }
-    conn->key = mem_alloc(worker->mem, MEM_OTHER, ADDR_IP_PACKED + ADDR_PACKED);
-    if (conn->key == NULL) {
-        conn_end(conn, REASON_INTERNAL, "out of memory");
-        return;
-    }
-    conn->key_len = key_pack_captured(src, dst, conn->key, ADDR_IP_PACKED + ADDR_PACKED);
-    conn_ask(conn, decided);
+    conn_captured(worker, workload, KEY_OUTBOUND, fd, src, dst, decided);
 }
 
 /* --- 2 and 3 --- */
 
-static bool keep_authority(struct conn *conn) {
-    const struct text authority = conn->hop->authority;
-    if (authority.len == 0) {
-        return true;
-    }
-    conn->authority = mem_alloc(conn->worker->mem, MEM_OTHER, authority.len + 1);
-    if (conn->authority == NULL) {
-        return false;
-    }
-    memcpy(conn->authority, authority.bytes, authority.len);
-    return true;
-}
-
 static void tcp_connected(struct conn *conn) {
-    conn->has_client = io_fd_open(&conn->client, conn->worker, conn->fd);
-    if (!conn->has_client) {
-        conn_end(conn, REASON_INTERNAL, "out of memory");
+    if (!conn_open_client(conn)) {
         return;
     }
-    conn->fd = -1;
     conn_relay(conn, &conn->client.io, &conn->upstream.io);
 }
 
 static void use_tunnel(struct conn *conn) {
     const struct hop *const hop = conn->hop;
-    if (!keep_authority(conn)) {
+    if (hop->authority.len > 0 && !conn_keep_authority(conn, hop->authority)) {
         conn_end(conn, REASON_INTERNAL, "out of memory");
         return;
     }
@@ -233,12 +202,9 @@ static void responded(struct stream *stream, unsigned status) {
         tunnel_lease_inner(conn, stream);
         return;
     }
-    conn->has_client = io_fd_open(&conn->client, conn->worker, conn->fd);
-    if (!conn->has_client) {
-        conn_end(conn, REASON_INTERNAL, "out of memory");
+    if (!conn_open_client(conn)) {
         return;
     }
-    conn->fd = -1;
     conn_relay(conn, &conn->client.io, &stream->io);
 }
 
