@@ -46,18 +46,14 @@ def bulk(lane: Lane, seconds: float, connections: int) -> Values:
     """Uploads; CPU seconds for each GB."""
     printed, usage = _loaded(lane, "bulk", DISCARD_PORT, connections, seconds * 1000)
     gigabytes = printed["bytes"] / 1e9
-    values = {"rate": gigabytes * 8 / printed["seconds"], **_per(usage, gigabytes)}
-    if usage:
-        values["client_cpu"] = usage.client / gigabytes
-        values["server_cpu"] = usage.server / gigabytes
-    return values
+    return {"rate": gigabytes * 8 / printed["seconds"], **_sides(usage, gigabytes)}
 
 
 def connect(lane: Lane, seconds: float) -> Values:
     """Connections that carry a byte each way."""
     printed, usage = _loaded(lane, "connect", ONCE_PORT, CLIENTS, seconds * 1000)
     n = printed["connections"]
-    return {"rate": n / printed["seconds"], **_per(usage, n, 1e6)}
+    return {"rate": n / printed["seconds"], **_sides(usage, n, 1e6)}
 
 
 def handshake(lane: Lane, seconds: float) -> Values:
@@ -168,3 +164,12 @@ def _loaded(
 def _per(usage: Usage | None, n: float, scale: float = 1) -> Values:
     """CPU time of both proxies for each of `n`."""
     return {"cpu": usage.both / n * scale} if usage else {}
+
+
+def _sides(usage: Usage | None, n: float, scale: float = 1) -> Values:
+    """The same, and of each proxy."""
+    if usage is None:
+        return {}
+    one = scale / n
+    sides = {"client_cpu": usage.client * one, "server_cpu": usage.server * one}
+    return {**_per(usage, n, scale), **sides}

@@ -90,6 +90,8 @@ def _connect(variant: Variant, *, is_quick: bool = False) -> Measure:
         (
             Row("rate", f"new connections, {loads.CLIENTS} clients{_suffix(variant)}", "/s", 0),
             Row("cpu", "  CPU of both proxies", "µs each", 1),
+            Row("client_cpu", "  of the client's", "µs each", 1),
+            Row("server_cpu", "  of the server's", "µs each", 1),
         ),
         is_quick=is_quick,
     )

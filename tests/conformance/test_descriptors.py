@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import socket
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def exhausted() -> Iterator[None]:
     """Leaves this process without a free descriptor."""
+    gc.collect()  # else what an earlier test left may become free in between
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = [os.open("/dev/null", os.O_RDONLY)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken[0] + 1, 64), hard))

@@ -112,8 +112,8 @@ static inline bool stage_identify(uint32_t workload, const struct certified *lea
     const struct text key = certificate_key_pem(leaf);
     const struct text roots = certificate_pem(&root);
     char error[IDENT_ERROR_SIZE];
-    const bool is_set = core_identity_set(core, workload, (struct text){"", 0}, chain, key, roots,
-                                          error, sizeof(error));
+    const bool is_set =
+        core_identity_set(core, workload, chain, key, roots, error, sizeof(error));
     certificate_text_free(chain);
     certificate_text_free(key);
     certificate_text_free(roots);

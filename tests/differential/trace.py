@@ -12,6 +12,7 @@ Where engines may differ, what they differ in is left out here and nowhere else:
 * What the TLS library says of a handshake that failed.
 * Bytes that never left: the reference counts them when it takes them for a stream without window,
   the native engine when they leave. Nobody counts more than was read at the other end of a stream.
+  The reference also counts what it wrote to a socket that had been reset.
 * Whether a tunnel that is ended at once says GOAWAY NO_ERROR first (ends.py).
 * When a tunnel that drains closes behind its last stream, if that was reset by its other end: the
   reference waits for the application (ends.py).
@@ -139,7 +140,8 @@ def written(count: int, end: EndPoint | None, source: EndPoint | None) -> int:
     """Bytes that left."""
     if has_lost(source):
         return 0
-    return min(count, len(end.received)) if isinstance(end, StreamEnd) else count
+    is_bounded = isinstance(end, StreamEnd) or (end is not None and end.ending == "left")
+    return min(count, len(end.received)) if end is not None and is_bounded else count
 
 
 def slots(

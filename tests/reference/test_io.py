@@ -33,7 +33,7 @@ class Heard:
         """Counted."""
         self.ends += 1
 
-    def failed(self, error: OSError) -> None:
+    def failed(self, error: OSError, *, in_writing: bool = False) -> None:
         """Kept."""
         self.errors.append(error)
 

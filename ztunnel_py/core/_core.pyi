@@ -117,9 +117,7 @@ class Core:
 
     # --- identity
 
-    def identity_set(
-        self, workload: int, identity: bytes, chain: bytes, key: bytes, roots: bytes, /
-    ) -> None:
+    def identity_set(self, workload: int, chain: bytes, key: bytes, roots: bytes, /) -> None:
         """Texts are PEM.
 
         Raises:

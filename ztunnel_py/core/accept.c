@@ -22,6 +22,7 @@ struct accepting {
     struct listener *listener;
     struct watch watch;
     struct timer timer; /* the end of a back-off */
+    struct deferred again; /* the same, where there is no memory for a timer */
 };
 
 static bool is_exhausted(int error) {
@@ -81,6 +82,13 @@ static int accept_some(struct worker *worker, const struct listener *listener, i
     return 0;
 }
 
+static void back_off(struct accepting *accepting) {
+    struct loop *const loop = &accepting->worker->loop;
+    if (!loop_arm(loop, &accepting->timer, BACK_OFF_NS)) {
+        loop_defer(loop, &accepting->again);
+    }
+}
+
 static void ready(struct watch *watch, uint32_t events) {
     struct accepting *const accepting = CONTAINER_OF(watch, struct accepting, watch);
     struct worker *const worker = accepting->worker;
@@ -89,12 +97,17 @@ static void ready(struct watch *watch, uint32_t events) {
         /* It stays in the kernel's queue; spinning on it would starve the others. */
         stats_count(&worker->stats, EVENT_accept_exhausted);
         loop_unwatch(&worker->loop, watch);
-        (void)loop_arm(&worker->loop, &accepting->timer, BACK_OFF_NS);
+        back_off(accepting);
     }
 }
 
 static void backed_off(struct timer *timer) {
     struct accepting *const accepting = CONTAINER_OF(timer, struct accepting, timer);
+    accept_watch(accepting->worker, accepting->listener);
+}
+
+static void again(struct deferred *deferred) {
+    struct accepting *const accepting = CONTAINER_OF(deferred, struct accepting, again);
     accept_watch(accepting->worker, accepting->listener);
 }
 
@@ -111,6 +124,7 @@ bool accept_prepare(struct core *core, struct listener *listener) {
         accepting->watch.fd = -1;
         accepting->watch.ready = ready;
         accepting->timer.expired = backed_off;
+        deferred_init(&accepting->again, again);
     }
     return true;
 }
@@ -124,13 +138,14 @@ void accept_watch(struct worker *worker, struct listener *listener) {
     struct accepting *const accepting = &listener->accepting[worker->index];
     if (listener->fd >= 0 &&
         !loop_watch_listener(&worker->loop, &accepting->watch, listener->fd)) {
-        (void)loop_arm(&worker->loop, &accepting->timer, BACK_OFF_NS);
+        back_off(accepting);
     }
 }
 
 void accept_unwatch(struct worker *worker, struct listener *listener) {
     struct accepting *const accepting = &listener->accepting[worker->index];
     loop_disarm(&worker->loop, &accepting->timer);
+    list_remove(&accepting->again.link);
     loop_unwatch(&worker->loop, &accepting->watch);
 }
 

@@ -4,8 +4,11 @@
 
 #include <stdio.h>
 
+#include "sock.h"
+
 #define WINDOW_NS (60 * NS_PER_S) /* TIME_WAIT */
 #define PAIRS 4096
+#define LOOK_NS NS_PER_S
 #define PROBES 8
 #define DEFAULT_PORTS 28232
 
@@ -14,6 +17,8 @@ struct churn_pair {
     struct addr app;
     uint32_t window; /* of `now` */
     uint32_t now, before;
+    uint64_t looked_ns; /* when `is_local` was found out; 0: never */
+    bool is_local;
 };
 
 static uint32_t port_count(void) {
@@ -32,7 +37,7 @@ void churn_init(struct churn *churn, uint32_t n_workers, uint64_t now_ns) {
     churn->since_ns = now_ns;
     churn->window = 1;
     churn->threshold = port_count() / 4 / n_workers;
-    churn->threshold = churn->threshold > 0 ? churn->threshold : 1;
+    churn->threshold = churn->threshold > 1 ? churn->threshold : 2;
 }
 
 void churn_clear(struct churn *churn, struct mem *mem) {
@@ -66,8 +71,20 @@ static void age(const struct churn *churn, struct churn_pair *pair) {
     }
 }
 
-bool churn_count(struct churn *churn, struct mem *mem, const struct addr *client,
-                 const struct addr *app, uint64_t now_ns) {
+/* Asked anew every second: addresses come and go. */
+static bool is_local(struct churn_pair *pair, uint64_t now_ns) {
+    if (pair->looked_ns == 0 || now_ns - pair->looked_ns >= LOOK_NS) {
+        pair->looked_ns = now_ns;
+        pair->is_local = sock_is_local(&pair->app);
+    }
+    return pair->is_local;
+}
+
+bool churn_uses_lo(struct churn *churn, struct mem *mem, const struct addr *client,
+                   const struct addr *app, uint64_t now_ns) {
+    if (client->family != 4) {
+        return false;
+    }
     turn(churn, now_ns);
     if (churn->pairs == NULL) {
         churn->pairs = mem_alloc(mem, MEM_CORE, PAIRS * sizeof(*churn->pairs));
@@ -83,7 +100,7 @@ bool churn_count(struct churn *churn, struct mem *mem, const struct addr *client
             addr_equal(&pair->app, app)) {
             age(churn, pair);
             pair->now++;
-            return pair->now + pair->before >= churn->threshold;
+            return pair->now + pair->before >= churn->threshold && is_local(pair, now_ns);
         }
         const bool is_stale = pair->window + 1 < churn->window || pair->window == 0;
         if (place == NULL && is_stale) {
@@ -91,7 +108,8 @@ bool churn_count(struct churn *churn, struct mem *mem, const struct addr *client
         }
     }
     if (place != NULL) { /* a full neighbourhood is not counted: it only costs ports */
-        *place = (struct churn_pair){*client, *app, churn->window, 1, 0};
+        *place = (struct churn_pair){
+            .client = *client, .app = *app, .window = churn->window, .now = 1};
     }
-    return churn->threshold <= 1;
+    return false;
 }

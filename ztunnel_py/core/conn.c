@@ -429,10 +429,11 @@ static void dial(struct conn *conn) {
     struct worker *const worker = conn->worker;
     const struct addr *const target = &conn->target;
     const struct addr *const source = conn->dials_as_client ? &conn->src : NULL;
-    const bool is_busy = source != NULL && churn_count(&worker->churn, worker->mem, source, target,
-                                                       worker->loop.now_ns);
+    const bool is_tied_to_lo =
+        source != NULL &&
+        churn_uses_lo(&worker->churn, worker->mem, source, target, worker->loop.now_ns);
     bool is_connected = false;
-    const int fd = sock_dial(&worker->core->config, target, source, is_busy, &is_connected);
+    const int fd = sock_dial(&worker->core->config, target, source, is_tied_to_lo, &is_connected);
     if (fd < 0) {
         dial_done(conn, errno);
         return;

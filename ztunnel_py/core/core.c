@@ -397,9 +397,8 @@ void core_adopt(struct core *core, uint32_t id, int fd, const struct addr *src,
 
 /* --- identity --- */
 
-bool core_identity_set(struct core *core, uint32_t id, struct text identity, struct text chain,
-                       struct text key, struct text roots, char *error, size_t error_size) {
-    (void)identity; /* the leaf says it */
+bool core_identity_set(struct core *core, uint32_t id, struct text chain, struct text key,
+                       struct text roots, char *error, size_t error_size) {
     struct workload *const workload = find(core, id);
     struct ident *const ident =
         ident_create(&core->mem, chain, key, roots, core->config.tls12, error, error_size);

@@ -107,11 +107,10 @@ void core_adopt(struct core *core, uint32_t workload, int fd, const struct addr 
 
 /* --- identity */
 
-/* New handshakes use this certificate. Texts are PEM; `identity` is the workload's own SPIFFE id.
- * False if it cannot be used, `error` says why (terminated). */
-bool core_identity_set(struct core *core, uint32_t workload, struct text identity,
-                       struct text chain, struct text key, struct text roots, char *error,
-                       size_t error_size);
+/* New handshakes use this certificate. Texts are PEM. False if it cannot be used, `error` says why
+ * (terminated). */
+bool core_identity_set(struct core *core, uint32_t workload, struct text chain, struct text key,
+                       struct text roots, char *error, size_t error_size);
 void core_identity_drop(struct core *core, uint32_t workload);
 
 /* --- questions */

@@ -16,6 +16,12 @@ static const char TLS12_CIPHERS[] =
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-AES128-GCM-SHA256";
 static const char GROUPS[] = "X25519:P-256:P-384";
 static const unsigned char ALPN[] = {2, 'h', '2'};
+/* Certificates of a few hundred bytes do not get shorter, but slower (OpenSSL 3.2 and later). */
+#ifdef SSL_OP_NO_TX_CERTIFICATE_COMPRESSION
+#define PLAIN_CERTIFICATES (SSL_OP_NO_TX_CERTIFICATE_COMPRESSION | SSL_OP_NO_RX_CERTIFICATE_COMPRESSION)
+#else
+#define PLAIN_CERTIFICATES 0
+#endif
 static const char SPIFFE[] = "spiffe://";
 
 /* --- SPIFFE ids --- */
@@ -291,9 +297,10 @@ static EVP_PKEY *read_key(struct text pem) {
 
 static bool set_protocol(SSL_CTX *ctx, bool tls12) {
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
-                                 SSL_OP_CIPHER_SERVER_PREFERENCE);
+                                 SSL_OP_CIPHER_SERVER_PREFERENCE | PLAIN_CERTIFICATES);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    SSL_CTX_set_mode(ctx, SSL_MODE_AUTO_RETRY);
+    /* What is sent is what was issued, not a chain that the library looks up and verifies each time. */
+    SSL_CTX_set_mode(ctx, SSL_MODE_AUTO_RETRY | SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_clear_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE);
     return SSL_CTX_set_min_proto_version(ctx, tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) == 1 &&
            SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) == 1 &&

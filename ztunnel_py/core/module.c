@@ -201,10 +201,10 @@ static PyObject *py_adopt(PyObject *self, PyObject *args) {
 static PyObject *py_identity_set(PyObject *self, PyObject *args) {
     struct core *core = running(self);
     uint32_t workload = 0;
-    Py_buffer texts[4] = {{0}};
+    Py_buffer texts[3] = {{0}};
     if (core == NULL ||
-        !PyArg_ParseTuple(args, "O&y*y*y*y*:identity_set", convert_u32, &workload, &texts[0],
-                          &texts[1], &texts[2], &texts[3])) {
+        !PyArg_ParseTuple(args, "O&y*y*y*:identity_set", convert_u32, &workload, &texts[0],
+                          &texts[1], &texts[2])) {
         return NULL;
     }
     struct text given[ARRAY_LEN(texts)];
@@ -214,8 +214,7 @@ static PyObject *py_identity_set(PyObject *self, PyObject *args) {
     char error[ERROR_SIZE] = "";
     bool is_set = false;
     Py_BEGIN_ALLOW_THREADS
-    is_set = core_identity_set(core, workload, given[0], given[1], given[2], given[3], error,
-                               sizeof(error));
+    is_set = core_identity_set(core, workload, given[0], given[1], given[2], error, sizeof(error));
     Py_END_ALLOW_THREADS
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         PyBuffer_Release(&texts[i]);
@@ -505,7 +504,7 @@ static PyMethodDef METHODS[] = {
            "Ends what lives on its behalf at once and forgets it."),
     METHOD(adopt, METH_VARARGS, "($self, workload, fd, src, dst, /)",
            "Serves a connected socket as an outbound one; takes the descriptor."),
-    METHOD(identity_set, METH_VARARGS, "($self, workload, identity, chain, key, roots, /)",
+    METHOD(identity_set, METH_VARARGS, "($self, workload, chain, key, roots, /)",
            "New handshakes use this certificate (PEM).\n\n"
            "Raises ValueError if it cannot be used."),
     METHOD(identity_drop, METH_O, "($self, workload, /)",

@@ -12,6 +12,7 @@ void pool_init(struct pool *pool) {
     for (size_t i = 0; i < POOL_BUCKETS; i++) {
         list_init(&pool->buckets[i]);
     }
+    list_init(&pool->full);
 }
 
 static uint64_t mix(uint64_t hash, const void *bytes, size_t len) {
@@ -53,12 +54,10 @@ static bool has_key(const struct tunnel *tunnel, const struct workload *workload
 struct tunnel *pool_find(struct pool *pool, uint64_t hash, const struct workload *workload,
                          const struct hop *hop, const struct addr *source) {
     const struct list *const bucket = &pool->buckets[hash % POOL_BUCKETS];
-    const uint32_t most = workload->core->config.pool_max_streams;
     for (struct list *node = bucket->next; node != bucket; node = node->next) {
         struct tunnel *const tunnel = CONTAINER_OF(node, struct tunnel, pooled);
-        if (tunnel->hash == hash && (tunnel->users == 0 || tunnel->users < most) &&
-            has_key(tunnel, workload, hop, source) && tunnel_is_usable(tunnel) &&
-            tunnel->users < tunnel_capacity(tunnel)) {
+        if (tunnel->hash == hash && has_key(tunnel, workload, hop, source) &&
+            tunnel_is_usable(tunnel) && tunnel->users < tunnel_capacity(tunnel)) {
             return tunnel;
         }
     }
@@ -67,6 +66,16 @@ struct tunnel *pool_find(struct pool *pool, uint64_t hash, const struct workload
 
 void pool_add(struct pool *pool, struct tunnel *tunnel) {
     list_push(&pool->buckets[tunnel->hash % POOL_BUCKETS], &tunnel->pooled);
+}
+
+void pool_sort(struct pool *pool, struct tunnel *tunnel) {
+    const bool is_full = tunnel->users >= tunnel_capacity(tunnel);
+    if (is_full != tunnel->is_full && !list_is_empty(&tunnel->pooled)) {
+        tunnel->is_full = is_full;
+        list_remove(&tunnel->pooled);
+        list_push(is_full ? &pool->full : &pool->buckets[tunnel->hash % POOL_BUCKETS],
+                  &tunnel->pooled);
+    }
 }
 
 void pool_remove(struct tunnel *tunnel) {

@@ -20,6 +20,7 @@ struct workload;
 
 struct pool {
     struct list buckets[POOL_BUCKETS]; /* of struct tunnel, `pooled` */
+    struct list full;                  /* those without room, which no search has to pass */
 };
 
 void pool_init(struct pool *pool);
@@ -33,6 +34,9 @@ struct tunnel *pool_find(struct pool *pool, uint64_t hash, const struct workload
                          const struct hop *hop, const struct addr *source);
 
 void pool_add(struct pool *pool, struct tunnel *tunnel);
+
+/* To be called when the number of users or the capacity of a tunnel may have changed. */
+void pool_sort(struct pool *pool, struct tunnel *tunnel);
 void pool_remove(struct tunnel *tunnel);
 
 /* The worker that serves a key: its home, or another if that is saturated and the other is not. */

@@ -90,8 +90,7 @@ bool sock_original_destination(int fd, struct addr *to) {
     return sock_local(fd, to);
 }
 
-/* The address belongs to this namespace: an ordinary socket can be bound to it. */
-static bool is_local(const struct addr *addr) {
+bool sock_is_local(const struct addr *addr) {
     struct addr any_port = *addr;
     any_port.port = 0;
     struct sockaddr_storage name;
@@ -106,14 +105,14 @@ static bool is_local(const struct addr *addr) {
 
 /* Binds to an address that is not ours, port unchosen; failure leaves the socket unbound. The port
  * is chosen at connect, by the full tuple. */
-static void bind_as(int fd, const struct addr *source, const struct addr *target, bool is_busy) {
+static void bind_as(int fd, const struct addr *source, bool is_tied_to_lo) {
     const bool is_v6 = source->family == 6;
     const bool is_free = is_v6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1)
                                : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
     if (!is_free) {
         return;
     }
-    if (set_int(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1) && is_busy && !is_v6 && is_local(target)) {
+    if (set_int(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1) && is_tied_to_lo) {
         (void)setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 3);
     }
     struct addr any_port = *source;
@@ -124,7 +123,7 @@ static void bind_as(int fd, const struct addr *source, const struct addr *target
 }
 
 int sock_dial(const struct core_config *config, const struct addr *target,
-              const struct addr *source, bool is_busy, bool *is_connected) {
+              const struct addr *source, bool is_tied_to_lo, bool *is_connected) {
     struct sockaddr_storage name;
     const socklen_t len = addr_to_sockaddr(target, false, &name);
     const int fd = socket(name.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -136,7 +135,7 @@ int sock_dial(const struct core_config *config, const struct addr *target,
         return close_with(fd, errno);
     }
     if (source != NULL && !addr_same_ip(source, target)) {
-        bind_as(fd, source, target, is_busy);
+        bind_as(fd, source, is_tied_to_lo);
     }
     *is_connected = connect(fd, (struct sockaddr *)&name, len) == 0;
     if (!*is_connected && errno != EINPROGRESS) {

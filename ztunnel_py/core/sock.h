@@ -21,15 +21,18 @@ bool sock_make_transparent(int fd);
  * the connection is gone. */
 bool sock_original_destination(int fd, struct addr *to);
 
+/* The address belongs to this namespace: an ordinary socket can be bound to it. */
+bool sock_is_local(const struct addr *addr);
+
 /* The local address; false if the connection is gone. */
 bool sock_local(int fd, struct addr *to);
 
 /* Starts to connect; returns the socket, or -1 with errno. `*is_connected` tells whether it already
  * is (loopback), else wait until it is writable and ask `sock_error`. `source`, if not NULL, is the
- * client: its address is bound unless it is the target's own. `is_busy`: that pair of addresses
- * uses up ports. */
+ * client: its address is bound unless it is the target's own, and with `is_tied_to_lo` the loopback
+ * device too. */
 int sock_dial(const struct core_config *config, const struct addr *target,
-              const struct addr *source, bool is_busy, bool *is_connected);
+              const struct addr *source, bool is_tied_to_lo, bool *is_connected);
 
 /* What became of a connect: 0, or an errno. */
 int sock_error(int fd);

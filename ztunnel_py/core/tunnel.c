@@ -226,6 +226,7 @@ void tunnel_lease(struct conn *conn) {
         }
     }
     tunnel->users++;
+    pool_sort(&worker->pool, tunnel);
     loop_disarm(&worker->loop, &tunnel->idle);
     conn->tunnel = tunnel;
     conn->tunnel_reused = tunnel->state == TUNNEL_OPEN;
@@ -279,6 +280,7 @@ static void rest(struct tunnel *tunnel) {
 
 void tunnel_give_back(struct tunnel *tunnel) {
     tunnel->users--;
+    pool_sort(&tunnel->worker->pool, tunnel);
     if (tunnel->state == TUNNEL_CLOSED) {
         tunnel_bury_if_unused(tunnel);
     } else {

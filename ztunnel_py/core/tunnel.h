@@ -33,7 +33,7 @@ struct conn;
 
 struct tunnel {
     struct list link;   /* among the tunnels of its worker */
-    struct list pooled; /* in the pool's bucket; in none once it takes no new streams */
+    struct list pooled; /* in the pool; in none once it takes no new streams */
     struct worker *worker;
     struct workload *workload; /* a reference */
     enum tunnel_state state;
@@ -76,6 +76,7 @@ struct tunnel {
     bool saw_hup;         /* an end or an error is behind what can be read */
     bool has_under_ended;
     bool is_flushing;     /* what is said now leaves anyway */
+    bool is_full;         /* where `pooled` is */
     bool is_live;         /* counted as living on behalf of the workload */
     bool is_pinging;      /* a PING is not answered yet */
     bool is_draining;     /* no new streams; closes when idle */

@@ -457,6 +457,7 @@ static void went_away(struct h2 *h2) {
 }
 
 static void windows_opened(struct h2 *h2) {
+    pool_sort(&of(h2)->worker->pool, of(h2));
     of(h2)->must_unblock = true;
     tunnel_flush_later(of(h2));
 }

@@ -219,7 +219,6 @@ class NativeEngine:
         if workload in self._ids:
             self._core.identity_set(
                 self._ids[workload],
-                str(certificate.identity).encode(),
                 certificate.chain_pem,
                 certificate.key_pem,
                 certificate.roots_pem,

@@ -29,8 +29,8 @@ class Sink(Protocol):
     def ended(self) -> None:
         """The remote side will send no more; writing may go on."""
 
-    def failed(self, error: OSError) -> None:
-        """The stream broke in both directions."""
+    def failed(self, error: OSError, *, in_writing: bool = False) -> None:
+        """The stream broke in both directions; `in_writing`: something written met that."""
 
     def writable(self) -> None:
         """A congested stream has written everything."""
@@ -195,7 +195,9 @@ class SocketIo(asyncio.BufferedProtocol):
         """Reports a break; an orderly close is our own doing and needs no report."""
         self.is_broken = True
         self.is_congested = False
+        was_reading = self._is_reading
         sink, self._sink = self._sink, None
         if sink is not None:
             known = exc if isinstance(exc, OSError) else None
-            sink.failed(known or ConnectionResetError(104, "Connection reset by peer"))
+            error = known or ConnectionResetError(104, "Connection reset by peer")
+            sink.failed(error, in_writing=not was_reading)

@@ -63,10 +63,10 @@ class Direction:
         """Half-closes the target; over once everything has left."""
         self._stop(None)
 
-    def failed(self, error: OSError) -> None:
-        """The source broke: ends this way, and the other way if it was waiting to write there."""
+    def failed(self, error: OSError, *, in_writing: bool = False) -> None:
+        """The source broke: ends this way, and the other if it wrote or waits to write there."""
         self._stop(error)
-        if self.twin._is_stalled or self.twin._has_ended:
+        if in_writing or self.twin._is_stalled or self.twin._has_ended:
             self.twin._stop(error)
             self.twin._finish()
 
