@@ -182,6 +182,22 @@ TEST(an_outgoing_stream_limit_is_the_other_sides) {
     tear_down();
 }
 
+TEST(a_session_whose_stream_ids_are_used_up_opens_no_more) {
+    set_up();
+    (void)open_stream();
+    exchange(SIZE_MAX);
+    CHECK_INT_EQ(nghttp2_session_set_next_stream_id(client.h2.session, INT32_MAX), 0);
+
+    struct leg *const last = open_stream();
+    exchange(SIZE_MAX);
+
+    CHECK(last != NULL);
+    CHECK_INT_EQ(server.n_requests, 2);
+    CHECK(!h2_can_open(&client.h2)); /* so that the pool takes another tunnel */
+    CHECK(h2_connect(&client.h2, text_of("10.1.1.5:8080"), NULL, 0) == NULL);
+    tear_down();
+}
+
 /* --- data --- */
 
 TEST(data_arrives_both_ways) {

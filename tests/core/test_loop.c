@@ -496,6 +496,26 @@ TEST(work_put_off_again_waits_for_the_next_turn_which_does_not_sleep) {
     tear_down();
 }
 
+TEST(of_slow_work_a_few_are_done_in_a_turn_and_the_next_one_does_not_sleep) {
+    static struct chore chores[40];
+    set_up();
+    for (size_t i = 0; i < ARRAY_LEN(chores); i++) {
+        chores[i] = (struct chore){.what = 's'};
+        deferred_init(&chores[i].deferred, chore_run);
+        loop_defer_slow(&loop, &chores[i].deferred);
+        loop_defer_slow(&loop, &chores[i].deferred); /* waits once */
+    }
+
+    loop_turn(&loop, -1);
+    const size_t first = strlen(trail);
+    loop_turn(&loop, -1);
+    loop_turn(&loop, -1);
+
+    CHECK(first > 0 && first < ARRAY_LEN(chores));
+    CHECK_INT_EQ(strlen(trail), ARRAY_LEN(chores));
+    tear_down();
+}
+
 TEST(flushes_come_after_all_work) {
     struct chore a = chore('a'), b = chore('b'), f = chore('f'), g = chore('g');
     set_up();

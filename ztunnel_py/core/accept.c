@@ -12,7 +12,7 @@
 #include "sock.h"
 #include "tunnel.h"
 
-#define BATCH 64
+#define BATCH 16 /* a turn; the others wait for their turn meanwhile */
 #define BACKLOG_MAX 4096
 #define BACK_OFF_NS (50 * NS_PER_MS)
 

@@ -18,7 +18,8 @@ static void relay_carried(struct relay *relay, struct pipe *pipe, size_t n);
 static void relay_held(struct relay *relay, struct pipe *pipe, int64_t change);
 static void relay_over(struct relay *relay);
 static void answered(struct flow_waiter *waiter, struct verdict *verdict);
-static void killed(struct deferred *deferred);
+static void dial(struct conn *conn);
+static void run_later(struct deferred *deferred);
 static void expired(struct timer *timer);
 
 static const struct relay_ops RELAY_OPS = {
@@ -74,7 +75,7 @@ struct conn *conn_create(struct worker *worker, struct workload *workload, enum 
     conn->steps_ns[STEP_ACCEPTED] = loop_clock_ns();
     conn->timer.expired = expired;
     list_init(&conn->waiting);
-    deferred_init(&conn->kill, killed);
+    deferred_init(&conn->later, run_later);
     relay_init(&conn->relay, &RELAY_OPS, worker);
     list_push(&worker->conns, &conn->link);
     workload_enter(workload);
@@ -155,7 +156,7 @@ static void record_end(struct conn *conn, enum reason reason, const char *detail
 static void release(struct conn *conn) {
     struct worker *const worker = conn->worker;
     loop_disarm(&worker->loop, &conn->timer);
-    list_remove(&conn->kill.link);
+    list_remove(&conn->later.link);
     relay_close(&conn->relay);
     if (conn->has_client && io_fd_is_open(&conn->client)) {
         conn->client.io.ops->close(&conn->client.io);
@@ -208,8 +209,7 @@ void conn_end(struct conn *conn, enum reason reason, const char *detail) {
     } /* else `answered` buries it */
 }
 
-static void killed(struct deferred *deferred) {
-    struct conn *const conn = CONTAINER_OF(deferred, struct conn, kill);
+static void end_now(struct conn *conn) {
     char detail[64] = "";
     if (conn->kill_reason == REASON_OVER_BUDGET) {
         (void)snprintf(detail, sizeof(detail), "%llu bytes",
@@ -220,10 +220,20 @@ static void killed(struct deferred *deferred) {
     conn_end(conn, conn->kill_reason, detail);
 }
 
+static void run_later(struct deferred *deferred) {
+    struct conn *const conn = CONTAINER_OF(deferred, struct conn, later);
+    if (conn->kill_reason != REASON_OK) {
+        end_now(conn);
+    } else if (conn->state == CONN_DIALLING && !conn->has_upstream) {
+        dial(conn);
+    }
+}
+
 void conn_end_later(struct conn *conn, enum reason reason) {
-    if (conn->state != CONN_ENDED && list_is_empty(&conn->kill.link)) {
+    if (conn->state != CONN_ENDED && conn->kill_reason == REASON_OK) {
         conn->kill_reason = reason;
-        loop_defer(&conn->worker->loop, &conn->kill);
+        list_remove(&conn->later.link);
+        loop_defer(&conn->worker->loop, &conn->later);
     }
 }
 
@@ -381,8 +391,6 @@ static void dial_close(struct conn *conn) {
     conn->has_upstream = false;
 }
 
-static void dial(struct conn *conn);
-
 /* A plaintext connection was redirected with its own tuple, which ours must not be. */
 static bool has_clients_port(const struct conn *conn) {
     struct addr local;
@@ -463,7 +471,12 @@ void conn_dial(struct conn *conn, const struct addr *target, bool as_client,
         dial_failed(conn, ENOMEM);
         return;
     }
-    dial(conn);
+    if (conn->stream != NULL) {
+        /* One that is reset in the same breath costs no socket; many do not hold up the others. */
+        loop_defer_slow(&conn->worker->loop, &conn->later);
+    } else {
+        dial(conn);
+    }
 }
 
 static void expired(struct timer *timer) {
@@ -521,7 +534,7 @@ static struct conn *longest_stalled(struct worker *worker, const struct workload
         if (conn->workload != workload || conn->stream == NULL) {
             continue;
         }
-        if (!list_is_empty(&conn->kill.link)) {
+        if (conn->kill_reason != REASON_OK) {
             return NULL; /* what it holds is about to be given back */
         }
         const struct pipe *const pipe =

@@ -44,7 +44,7 @@ struct conn {
     struct list waiting;           /* among those who wait for `tunnel` */
     struct relay relay;
     struct timer timer;
-    struct deferred kill; /* an end that has to wait until the stack is unwound */
+    struct deferred later; /* an end that waits until the stack is unwound, or a dial */
     struct flow_waiter waiter;
     struct message move;
     struct grave grave;
@@ -60,7 +60,7 @@ struct conn {
     void (*decided)(struct conn *conn, struct verdict *verdict);
     void (*connected)(struct conn *conn);
     enum reason dial_failed; /* what a dial that fails is called */
-    enum reason kill_reason;
+    enum reason kill_reason; /* REASON_OK: none is due */
     uint8_t tries;         /* dials that found no free port */
     int8_t tunnel_reused;  /* -1: there is no tunnel */
     bool dials_as_client;  /* with the client's address */

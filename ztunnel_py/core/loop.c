@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define BATCH 256
+#define SLOW_PER_TURN 16
 #define BUSY_WINDOW_NS (100 * NS_PER_MS)
 #define MANUAL_START_NS (1000 * NS_PER_S)
 
@@ -178,6 +179,12 @@ void loop_defer_flush(struct loop *loop, struct deferred *deferred) {
     }
 }
 
+void loop_defer_slow(struct loop *loop, struct deferred *deferred) {
+    if (list_is_empty(&deferred->link)) {
+        list_push(&loop->slow, &deferred->link);
+    }
+}
+
 void loop_bury(struct loop *loop, struct grave *grave, enum mem_kind kind, void *pointer) {
     grave->next = loop->graves;
     grave->kind = kind;
@@ -196,9 +203,19 @@ static void run_all(struct list *from) {
     }
 }
 
-/* The end of a turn: work once, then flushes until none is left, then what died. */
+static void run_some(struct list *from, int limit) {
+    struct list *node;
+    while (limit-- > 0 && (node = list_pop(from)) != NULL) {
+        struct deferred *const deferred = CONTAINER_OF(node, struct deferred, link);
+        deferred->run(deferred);
+    }
+}
+
+/* The end of a turn: work once, some of the slow one, then flushes until none is left, then what
+ * died. */
 static void finish_turn(struct loop *loop) {
     run_all(&loop->work);
+    run_some(&loop->slow, SLOW_PER_TURN);
     while (!list_is_empty(&loop->flushes)) {
         run_all(&loop->flushes);
     }
@@ -261,6 +278,7 @@ bool loop_open(struct loop *loop, struct mem *mem, bool is_manual) {
     loop->window_start_ns = loop_clock_ns();
     loop->wake_fd = -1;
     list_init(&loop->work);
+    list_init(&loop->slow);
     list_init(&loop->flushes);
     pthread_mutex_init(&loop->lock, NULL);
     loop->batch = mem_alloc(mem, MEM_CORE, BATCH * sizeof(struct epoll_event));
@@ -298,7 +316,7 @@ void loop_advance(struct loop *loop, uint64_t ns) {
 }
 
 static int wait_time_ms(const struct loop *loop, int wait_ms) {
-    if (!list_is_empty(&loop->work)) {
+    if (!list_is_empty(&loop->work) || !list_is_empty(&loop->slow)) {
         return 0;
     }
     if (loop->is_manual || loop->n_timers == 0) {

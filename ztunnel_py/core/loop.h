@@ -65,6 +65,7 @@ struct loop {
     size_t n_timers;
     size_t timers_size;
     struct list work;    /* of struct deferred, done once per turn */
+    struct list slow;    /* of struct deferred, of which a few are done per turn */
     struct list flushes; /* of struct deferred, done last */
     struct grave *graves;
     void *batch; /* epoll events being dispatched */
@@ -114,8 +115,9 @@ void loop_disarm(struct loop *loop, struct timer *timer);
 void deferred_init(struct deferred *deferred, void (*run)(struct deferred *deferred));
 
 /* Runs it at the end of this turn, nothing if it already waits; `loop_defer_flush`: at its very
- * end, after all work. */
+ * end, after all work; `loop_defer_slow`: in this turn or, if many wait, in a later one. */
 void loop_defer(struct loop *loop, struct deferred *deferred);
+void loop_defer_slow(struct loop *loop, struct deferred *deferred);
 void loop_defer_flush(struct loop *loop, struct deferred *deferred);
 
 /* Frees `pointer`, which contains `grave`, after this turn. */
