@@ -534,50 +534,6 @@ def test_waypoint_with_an_application_tunnel_needs_no_port_on_its_service() -> N
     assert reached(verdict) == [("10.0.9.1:15008", f"{VIP}:80")]
 
 
-# --- other networks
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({}, Reason.NO_ROUTE),
-        ({"network_gateway": gateway("far/10.9.9.9")}, Reason.UNKNOWN_GATEWAY),
-    ],
-)
-def test_endpoint_on_another_network_is_never_dialled(
-    fields: dict[str, Any], reason: Reason
-) -> None:
-    verdict = decide(
-        service("web.test", f"/{VIP}"),
-        pod("a", "10.0.0.2", network="far", serves=SERVES, **fields),
-        to=f"{VIP}:80",
-    )
-
-    assert verdict.reason is reason
-
-
-@pytest.mark.spec("state-65")
-def test_endpoint_without_address_on_the_own_network_is_never_chosen() -> None:
-    verdict = decide(
-        service("web.test", f"/{VIP}"),
-        pod("a", serves=SERVES, network_gateway=gateway("/10.9.9.9")),
-        to=f"{VIP}:80",
-    )
-
-    assert verdict.reason is Reason.NO_HEALTHY_UPSTREAM
-
-
-def test_endpoints_that_cannot_be_reached_leave_the_others() -> None:
-    verdict = decide(
-        service("web.test", f"/{VIP}"),
-        pod("a", "10.0.0.2", network="far", serves=SERVES),
-        pod("b", "10.0.0.3", serves=SERVES),
-        to=f"{VIP}:80",
-    )
-
-    assert reached(verdict) == [("10.0.0.3:15008", "10.0.0.3:8080")]
-
-
 def test_verdict_names_its_workload_and_its_baggage() -> None:
     verdict = decide(to="10.0.0.1:80")
 

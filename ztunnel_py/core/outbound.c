@@ -19,6 +19,7 @@
 
 #define RETRIES_MAX 3
 #define FIELDS_MAX 12
+#define INNER_ONLY "x-forwarded-network" /* goes onto a CONNECT inside of a tunnel's stream only */
 #define TRACE_SIZE 56 /* 00-<32 hex>-<16 hex>-00 and a NUL */
 
 static void decided(struct conn *conn, struct verdict *verdict);
@@ -130,6 +131,9 @@ static struct stream *request(struct conn *conn, struct text authority, struct h
     char trace[TRACE_SIZE];
     size_t n = 0;
     for (size_t i = 0; i < verdict->n_headers && n < FIELDS_MAX - 2; i++) {
+        if (conn->inner == NULL && text_equal(verdict->headers[i].name, text_of(INNER_ONLY))) {
+            continue;
+        }
         fields[n++] = (struct h2_field){verdict->headers[i].name, verdict->headers[i].value, false};
     }
     const size_t len = format_forwarded(conn, forwarded, sizeof(forwarded));

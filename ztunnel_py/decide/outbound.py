@@ -12,11 +12,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ztunnel_py.decide import baggage, labels, upstream, waypoint
+from ztunnel_py.decide import baggage, gateway, labels, upstream, waypoint
 from ztunnel_py.decide.balance import Mode
 from ztunnel_py.decide.key import CapturedReading
 from ztunnel_py.decide.refusal import Refused, denial
-from ztunnel_py.decide.verdict import FORWARD_TTL_S, Action, Hop, HopProtocol, Verdict
+from ztunnel_py.decide.verdict import (
+    FORWARD_TTL_S,
+    FORWARDED_NETWORK,
+    Action,
+    Hop,
+    HopProtocol,
+    Verdict,
+)
 from ztunnel_py.errors import Reason
 from ztunnel_py.state.address import NetworkAddress, SockAddr
 from ztunnel_py.state.service import Service
@@ -47,6 +54,7 @@ class _Leg(NamedTuple):
     authority: str = ""
     sans: tuple[Identity, ...] = ()
     weight: float = 1
+    inner_sans: tuple[Identity, ...] = ()
 
 
 def is_self_call(settings: Settings, destination: SockAddr) -> bool:
@@ -105,7 +113,8 @@ class _Decision:
         """How to go to one upstream: directly, or through the waypoint of a called workload."""
         workload = found.workload
         if workload.network != self._local.network:
-            raise self._cross_network(workload, service)
+            yield from _shared(self._across(found, service), found.weight)
+            return
         if (
             service is None
             and workload.waypoint is not None
@@ -137,7 +146,8 @@ class _Decision:
         self, found: Upstream, original: Ip, service: Service | None
     ) -> Iterator[_Leg]:
         if found.workload.network != self._local.network:
-            raise self._cross_network(found.workload, service)
+            yield from _shared(self._across(found, service), found.weight)
+            return
         ip = upstream.select_ip(found, original)
         yield self._hbone(found, ip, found.port, str(self._dst), service)
 
@@ -155,27 +165,41 @@ class _Decision:
             found.weight,
         )
 
-    def _cross_network(self, workload: Workload, service: Service | None) -> Refused:
-        """Why another network cannot be reached: through gateways only, and for services only."""
+    def _across(self, found: Upstream, service: Service | None) -> list[_Leg]:
+        """How to go to a workload or waypoint of another network: through its gateway.
+
+        Only what was called as a service can cross: the gateway is told a name, not an address.
+        """
         if service is None:
-            return Refused(Reason.NO_SERVICE, str(self._dst))
-        if workload.network_gateway is None:
-            return Refused(Reason.NO_ROUTE, str(workload))
-        detail = f"network gateway {workload.network_gateway} needs double HBONE"
-        return Refused(Reason.UNKNOWN_GATEWAY, detail)
+            raise Refused(Reason.NO_SERVICE, str(self._dst))
+        reference = found.workload.network_gateway
+        if reference is None:
+            raise Refused(Reason.NO_ROUTE, str(found.workload))
+        gateways, original = gateway.resolve(self._store, self._local, reference, self._dst.ip)
+        inner = () if found.service is None else found.service.sans
+
+        def legs(via: Upstream) -> Iterator[_Leg]:
+            ip = upstream.select_ip(via, original)
+            authority = f"{service.hostname}:{self._dst.port}"
+            leg = self._hbone(via, ip, via.port, authority, service)
+            yield leg._replace(protocol=HopProtocol.DOUBLE_HBONE, inner_sans=inner)
+
+        return _usable(legs(via) for via in gateways)
 
     def _forward(self, legs: list[_Leg], service: Service | None) -> Verdict:
         local = self._local
         plain = labels.known(local, None)
         proved = plain._replace(principal=str(local.identity))
-        sources = {HopProtocol.TCP: plain, HopProtocol.HBONE: proved}
+        headers = [("baggage", baggage.render(local))]
+        if any(leg.protocol is HopProtocol.DOUBLE_HBONE for leg in legs):
+            headers.append((FORWARDED_NETWORK, self._settings.network))
         return Verdict(
             Action.FORWARD,
             hops=tuple(
-                _hop(leg, sources[leg.protocol], weight)
+                _hop(leg, plain if leg.protocol is HopProtocol.TCP else proved, weight)
                 for leg, weight in zip(legs, _whole(legs), strict=True)
             ),
-            headers=(("baggage", baggage.render(local)),),
+            headers=tuple(headers),
             forwarded_host=service.hostname if service is not None else "",
             workload=f"{local.namespace}/{local.name}",
             uses_source=self._key.uses.source,
@@ -226,4 +250,6 @@ def _hop(leg: _Leg, source: labels.Side, weight: int) -> Hop:
         weight,
         leg.authority,
         leg.sans,
+        inner_authority=leg.authority if leg.protocol is HopProtocol.DOUBLE_HBONE else "",
+        inner_sans=leg.inner_sans,
     )

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
+FORWARDED_NETWORK = "x-forwarded-network"
+"""A header of the CONNECT inside a DOUBLE_HBONE hop and of no other: where the client is."""
+
 FORWARD_TTL_S = 60.0
 """How long a verdict may serve. A change of state ends it at once, by its epoch; this bounds what
 has no epoch, and how long one that is never used again takes up room."""
@@ -161,7 +164,8 @@ class Verdict:
     """Completes the reason's text."""
     hops: tuple[Hop, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
-    """Constant headers: of the CONNECT (outbound), of its 200 response (inbound)."""
+    """Constant headers: of the CONNECT (outbound, see FORWARDED_NETWORK), of its 200 response
+    (inbound)."""
     forwarded_host: str = ""
     """Service hostname for `forwarded: ..;host=`; outbound only."""
     preface: Preface | None = None

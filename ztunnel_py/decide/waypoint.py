@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ztunnel_py.decide import upstream
+from ztunnel_py.decide import gateway
 from ztunnel_py.decide.balance import Mode
 from ztunnel_py.decide.refusal import Refused
-from ztunnel_py.decide.upstream import Upstream
 from ztunnel_py.errors import Reason
-from ztunnel_py.state.address import NetworkAddress
-from ztunnel_py.state.service import Service
 from ztunnel_py.state.workload import Workload
 
 if TYPE_CHECKING:
+    from ztunnel_py.decide.upstream import Upstream
     from ztunnel_py.state.address import Ip
+    from ztunnel_py.state.service import Service
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import GatewayAddress
 
@@ -37,28 +36,15 @@ def of_service(service: Service) -> list[tuple[GatewayAddress, int]]:
 def resolve(
     store: Store, source: Workload, reference: GatewayAddress, original: Ip
 ) -> tuple[list[Upstream], Ip]:
-    """The workloads behind `reference`, and the address that their own is chosen to fit.
-
-    A reference by address pins the family; one by hostname follows the caller's `original`.
+    """See `gateway.find`.
 
     Raises:
         Refused: it resolves to nothing.
     """
-    destination, port = reference.destination, reference.hbone_mtls_port
-    name = str(destination)
-    if isinstance(destination, NetworkAddress):
-        found = upstream.find(store, source, destination, port, Mode.WAYPOINT)
-        original = destination.ip
-    else:
-        name = destination.hostname
-        target = store.find(destination)
-        if isinstance(target, Service):
-            found = upstream.of_service(store, source, target, port, Mode.WAYPOINT)
-        else:
-            found = [] if target is None else [Upstream(target, port)]
+    found, fits = gateway.find(store, source, reference, original, Mode.WAYPOINT)
     if not found:
-        raise Refused(Reason.UNKNOWN_WAYPOINT, f"waypoint {name} not found")
-    return found, original
+        raise Refused(Reason.UNKNOWN_WAYPOINT, f"waypoint {gateway.name(reference)} not found")
+    return found, fits
 
 
 def is_source(store: Store, workload: Workload, source: Workload, ip: Ip) -> bool:

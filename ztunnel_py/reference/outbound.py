@@ -5,7 +5,7 @@
 2. the verdict: where it goes, as whom, which identities are accepted there
 3. plain TCP: dial
 4. HBONE: a place on a pooled tunnel, or a new one: dial, TLS, check the server's identity;
-   then a CONNECT stream and its 200
+   then a CONNECT stream and its 200; double HBONE: the same again inside of that stream, unpooled
 5. relayed until both directions are over
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ztunnel_py.clock import within
 from ztunnel_py.dataplane.abc import QuestionKind
 from ztunnel_py.decide.key import OutboundKey
-from ztunnel_py.decide.verdict import Action, HopProtocol
+from ztunnel_py.decide.verdict import FORWARDED_NETWORK, Action, HopProtocol
 from ztunnel_py.errors import Reason
 from ztunnel_py.reference import sock as sockets
 from ztunnel_py.reference.conn import EndedError
@@ -29,11 +29,13 @@ from ztunnel_py.reference.io import SocketIo
 from ztunnel_py.reference.pool import PoolKey
 from ztunnel_py.reference.relay import Relay, os_error_text
 from ztunnel_py.reference.session import SessionError
+from ztunnel_py.reference.stream_transport import StreamTransport
 from ztunnel_py.reference.tls import IdentityMismatchError, Tls
 from ztunnel_py.reference.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import Hop, Verdict
+    from ztunnel_py.identity.spiffe import Identity
     from ztunnel_py.reference.conn import Conn
     from ztunnel_py.reference.engine import ReferenceEngine
     from ztunnel_py.reference.io import Io
@@ -62,7 +64,7 @@ async def serve(engine: ReferenceEngine, local: Local, conn: Conn) -> tuple[Reas
         case HopProtocol.HBONE:
             return await _serve_hbone(engine, local, conn, verdict, hop)
         case HopProtocol.DOUBLE_HBONE:
-            raise EndedError(Reason.INTERNAL, "double HBONE is not available in this version")
+            return await _serve_double_hbone(engine, local, conn, verdict, hop)
 
 
 async def _serve_tcp(engine: ReferenceEngine, conn: Conn, hop: Hop) -> tuple[Reason, str]:
@@ -88,6 +90,32 @@ async def _serve_hbone(
         lease.give_back()
 
 
+async def _serve_double_hbone(
+    engine: ReferenceEngine, local: Local, conn: Conn, verdict: Verdict, hop: Hop
+) -> tuple[Reason, str]:
+    """The inner tunnel is for this connection alone: the gateway chooses who is behind it."""
+    lease, outer = await _connect(engine, local, conn, verdict, hop)
+    try:
+        contexts = await engine.contexts(local, Reason.IDENTITY)
+        tls = Tls(contexts.client, is_client=True)
+        inner = _client_tunnel(engine, tls, hop.inner_sans)
+        StreamTransport(outer, inner).start()
+        try:
+            await _established(engine, inner)
+            inner.on_buffered = lease.tunnel.on_buffered
+            headers = connect_headers(conn, verdict, hop.inner_authority, is_inner=True)
+            stream = await _request(engine, inner, conn, headers)
+            try:
+                return await _relay(engine, conn, stream)
+            finally:
+                stream.close()
+        finally:
+            inner.close()
+    finally:
+        outer.close()
+        lease.give_back()
+
+
 async def _connect(
     engine: ReferenceEngine, local: Local, conn: Conn, verdict: Verdict, hop: Hop
 ) -> tuple[Lease, Stream]:
@@ -102,7 +130,8 @@ async def _connect(
         conn.steps.tunnel_ns = time.monotonic_ns()
         conn.tunnel_reused = lease.is_reused
         try:
-            stream = await _request(engine, lease.tunnel, conn, verdict, hop)
+            headers = connect_headers(conn, verdict, hop.authority)
+            stream = await _request(engine, lease.tunnel, conn, headers)
         except SessionError as error:
             is_going = not lease.tunnel.is_usable
             lease.give_back()
@@ -115,14 +144,10 @@ async def _connect(
         return lease, stream
 
 
-async def _request(
-    engine: ReferenceEngine, tunnel: Tunnel, conn: Conn, verdict: Verdict, hop: Hop
-) -> Stream:
+async def _request(engine: ReferenceEngine, tunnel: Tunnel, conn: Conn, headers: Headers) -> Stream:
     limit = engine.settings.handshake_timeout_s
     try:
-        stream = await within(
-            engine.clock, limit, tunnel.open(connect_headers(conn, verdict, hop.authority))
-        )
+        stream = await within(engine.clock, limit, tunnel.open(headers))
     except TimeoutError as error:
         raise EndedError(Reason.H2, f"no free stream within {limit:g} s") from error
     stream.kill = conn.kill
@@ -140,15 +165,18 @@ async def _request(
     return stream
 
 
-def connect_headers(conn: Conn, verdict: Verdict, authority: str) -> Headers:
+def connect_headers(
+    conn: Conn, verdict: Verdict, authority: str, *, is_inner: bool = False
+) -> Headers:
     """The CONNECT request (spec dataplane, section 2.9)."""
+    constant = [one for one in verdict.headers if is_inner or one[0] != FORWARDED_NETWORK]
     forwarded = f'for="{conn.src}"'
     if verdict.forwarded_host:
         forwarded += f";host={verdict.forwarded_host}"
     return [
         (":method", "CONNECT"),
         (":authority", authority),
-        *verdict.headers,
+        *constant,
         ("forwarded", forwarded),
         ("traceparent", f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"),
     ]
@@ -174,15 +202,27 @@ async def open_tunnel(engine: ReferenceEngine, local: Local, hop: Hop) -> Tunnel
         is_timeout = isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT
         reason = Reason.HBONE_TIMEOUT if is_timeout else Reason.IO
         raise EndedError(reason, os_error_text(error)) from error
-    tunnel = Tunnel(
-        Tls(contexts.client, is_client=True),
-        lambda tls: tls.check_server(hop.sans),
-        settings,
+    tunnel = _client_tunnel(engine, Tls(contexts.client, is_client=True), hop.sans)
+    await tunnel.attach(sock)
+    await _established(engine, tunnel)
+    engine.track_tunnel(local, tunnel, hop.address)
+    return tunnel
+
+
+def _client_tunnel(engine: ReferenceEngine, tls: Tls, sans: tuple[Identity, ...]) -> Tunnel:
+    return Tunnel(
+        tls,
+        lambda tls: tls.check_server(sans),
+        engine.settings,
         engine.clock,
         engine.scratch,
         is_client=True,
     )
-    await tunnel.attach(sock)
+
+
+async def _established(engine: ReferenceEngine, tunnel: Tunnel) -> None:
+    """Waits for TLS, and for the server to be one that is expected."""
+    settings = engine.settings
     try:
         await within(engine.clock, settings.handshake_timeout_s, tunnel.established)
     except TimeoutError as error:
@@ -195,8 +235,6 @@ async def open_tunnel(engine: ReferenceEngine, local: Local, hop: Hop) -> Tunnel
     except BaseException:
         tunnel.abort()
         raise
-    engine.track_tunnel(local, tunnel, hop.address)
-    return tunnel
 
 
 def tls_text(error: Exception) -> str:

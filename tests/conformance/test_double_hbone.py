@@ -11,7 +11,7 @@ import pytest
 from tests.support.plane import CLIENT, SERVER, forward, inbound_key, through
 from tests.support.wait import until
 from ztunnel_py.dataplane.abc import Role
-from ztunnel_py.decide.verdict import Action, HopProtocol, Verdict
+from ztunnel_py.decide.verdict import FORWARDED_NETWORK, Action, HopProtocol, Verdict
 from ztunnel_py.errors import Reason
 from ztunnel_py.identity.spiffe import Identity
 
@@ -77,6 +77,20 @@ async def test_each_side_sees_its_own_authority_and_the_clients_identity(
 
     assert (outer.authority, inner.authority) == ("web.shop:80", "web.shop.svc:8080")
     assert outer.identity == inner.identity == CLIENT
+
+
+@pytest.mark.spec("dataplane-41")
+async def test_network_of_the_client_is_said_inside_only(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    network = ((FORWARDED_NETWORK, "here"),)
+    client.decide = lambda _: dataclasses.replace(doubly(gateway), headers=network)
+    server.decide = lambda _: Verdict.deny(Reason.UNKNOWN_HOST)
+
+    await net.user(client)
+    outer, inner = inbound_key(await gateway.asked()), inbound_key(await server.asked())
+
+    assert (outer.network, inner.network) == (None, "here")
 
 
 @pytest.mark.spec("ops-42")
