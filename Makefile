@@ -9,7 +9,7 @@ FUZZ_PACKAGES := .venv/fuzz-packages
 # How the C core is built: release, debug, asan or tsan.
 export ZTUNNEL_BUILD ?= release
 CORE := setup.py ztunnel_py/errors.py ztunnel_py/core/reasons.py \
-	$(wildcard ztunnel_py/core/*.[ch] ztunnel_py/core/*.def)
+	$(wildcard ztunnel_py/core/*.[ch] ztunnel_py/core/*.def ztunnel_py/proto/*.proto)
 CLANG_FORMAT ?= $(firstword $(shell command -v clang-format clang-format-19 clang-format-14))
 C_FILES = $(wildcard ztunnel_py/core/*.[ch] tests/core/*.[ch] tests/core/fuzz/*.c)
 ARGS ?=

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from ztunnel_py.core.reasons import table  # noqa: E402 - the table is part of what is built
 
+PROTO = Path("ztunnel_py/proto")
 CORE = Path("ztunnel_py/core")
 BUILD = Path("build/core")
 WARNINGS = [
@@ -86,9 +87,23 @@ def write_reasons() -> None:
         path.write_text(text)
 
 
+def write_messages() -> None:
+    """Writes the modules of protobuf messages that are older than their definition."""
+    for source in sorted(PROTO.glob("*.proto")):
+        if not newer_group([str(source)], str(source.with_name(f"{source.stem}_pb2.py"))):
+            continue
+        from grpc_tools import protoc
+
+        known = Path(protoc.__file__).with_name("_proto")
+        outputs = [f"--python_out={PROTO}", f"--pyi_out={PROTO}"]
+        if protoc.main(["protoc", f"-I{PROTO}", f"-I{known}", *outputs, str(source)]) != 0:
+            sys.exit(f"{source} cannot be compiled")
+
+
 def core() -> Extension:
     """The extension."""
     write_reasons()
+    write_messages()
     headers = [str(path) for path in sorted([*CORE.glob("*.h"), *CORE.glob("*.def")])]
     sanitizers = [flag for flag in FLAVOURS[FLAVOUR] if flag.startswith("-fsanitize")]
     return Extension(

@@ -33,6 +33,8 @@ def copy(place: Path) -> None:
         check=True,
     )
     names = {name for name in listed.stdout.splitlines() if (REPOSITORY / name).is_file()}
+    generated = (REPOSITORY / "ztunnel_py" / "proto").glob("*_pb2.py*")
+    names |= {str(path.relative_to(REPOSITORY)) for path in generated}
     for name in names:
         source, copied = REPOSITORY / name, place / name
         if not copied.exists() or copied.stat().st_mtime_ns != source.stat().st_mtime_ns:
