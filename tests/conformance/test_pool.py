@@ -356,6 +356,7 @@ async def test_waiter_that_goes_away_does_not_end_the_handshake_of_the_others(
     for _ in range(2):
         await net.user(client)
     held = await app.accept()
+    await until(lambda: len(client.engine.connections()) == 2, "both connections")
     first, second = sorted(view.id for view in client.engine.connections())
 
     client.engine.conn_kill([first], Reason.POLICY_CHANGED)
