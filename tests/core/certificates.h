@@ -20,9 +20,9 @@ struct certified {
 
 /* What is out of the ordinary about a certificate. */
 struct certificate_traits {
-    const char *uri;    /* its URI name, NULL: none */
-    const char *usage;  /* extended key usage, NULL: server and client */
-    long from_s, to_s;  /* validity relative to now; both 0: a day either way */
+    const char *uri;   /* its URI name, NULL: none */
+    const char *usage; /* extended key usage, NULL: server and client */
+    long from_s, to_s; /* validity relative to now; both 0: a day either way */
     bool is_rsa;
 };
 
@@ -53,8 +53,8 @@ static inline struct certified certify(const struct certified *issuer,
     CHECK(X509_gmtime_adj(X509_getm_notBefore(it), is_usual ? -DAY_S : traits->from_s) != NULL);
     CHECK(X509_gmtime_adj(X509_getm_notAfter(it), is_usual ? DAY_S : traits->to_s) != NULL);
     CHECK(X509_NAME_add_entry_by_txt(X509_get_subject_name(it), "O", MBSTRING_ASC,
-                                     (const unsigned char *)(is_authority ? "root" : "leaf"), -1, -1,
-                                     0) == 1);
+                                     (const unsigned char *)(is_authority ? "root" : "leaf"), -1,
+                                     -1, 0) == 1);
     CHECK(X509_set_issuer_name(it, X509_get_subject_name(above)) == 1);
     certificate_extend(it, above, NID_basic_constraints,
                        is_authority ? "critical,CA:TRUE" : "critical,CA:FALSE");
@@ -119,8 +119,7 @@ static inline struct ident *certificate_ident(struct mem *of, const struct certi
     const struct text key = certificate_key_pem(leaf);
     const struct text roots = certificate_pem(root);
     char error[IDENT_ERROR_SIZE] = "";
-    struct ident *const ident =
-        ident_create(of, chain, key, roots, tls12, error, sizeof(error));
+    struct ident *const ident = ident_create(of, chain, key, roots, tls12, error, sizeof(error));
     certificate_text_free(chain);
     certificate_text_free(key);
     certificate_text_free(roots);

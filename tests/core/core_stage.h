@@ -2,8 +2,8 @@
 /* What tests of the whole core stand on: one core with a client's and a server's workload on
  * loopback, an application, users, and a decider, which is the test's own thread.
  *
- * A user's connection is outbound at the client's workload, an HBONE stream to the server's, and from
- * there a connection to the application.
+ * A user's connection is outbound at the client's workload, an HBONE stream to the server's, and
+ * from there a connection to the application.
  */
 #ifndef ZT_CORE_STAGE_H
 #define ZT_CORE_STAGE_H
@@ -94,9 +94,8 @@ static inline bool stage_listen(void) {
     ours[0].at = any;
     theirs[0].at = any;
     theirs[1].at = any;
-    const bool is_bound =
-        core_workload_add(core, CLIENT, ours, ARRAY_LEN(ours), &failed) == 0 &&
-        core_workload_add(core, SERVER, theirs, ARRAY_LEN(theirs), &failed) == 0;
+    const bool is_bound = core_workload_add(core, CLIENT, ours, ARRAY_LEN(ours), &failed) == 0 &&
+                          core_workload_add(core, SERVER, theirs, ARRAY_LEN(theirs), &failed) == 0;
     if (is_bound) {
         outbound = stage_sockaddr(&ours[0].bound);
         passthrough = stage_sockaddr(&theirs[1].bound);
@@ -112,8 +111,7 @@ static inline bool stage_identify(uint32_t workload, const struct certified *lea
     const struct text key = certificate_key_pem(leaf);
     const struct text roots = certificate_pem(&root);
     char error[IDENT_ERROR_SIZE];
-    const bool is_set =
-        core_identity_set(core, workload, chain, key, roots, error, sizeof(error));
+    const bool is_set = core_identity_set(core, workload, chain, key, roots, error, sizeof(error));
     certificate_text_free(chain);
     certificate_text_free(key);
     certificate_text_free(roots);
@@ -129,22 +127,22 @@ static inline void stage_prepare(void) {
     server_leaf = certify_id(&root, SERVER_ID);
     echo_start(&echo);
     (void)snprintf(authority, sizeof(authority), "127.0.0.1:%u", ntohs(echo.address.sin_port));
-    rules[RULE_OUTBOUND] = (struct fake_rule){.kind = KEY_OUTBOUND,
-                                              .verdict = fake_forward(60000, KEY_USES_ALL)};
+    rules[RULE_OUTBOUND] =
+        (struct fake_rule){.kind = KEY_OUTBOUND, .verdict = fake_forward(60000, KEY_USES_ALL)};
     rules[RULE_OUTBOUND].verdict.hops[0] = (struct fake_hop){.protocol = HOP_HBONE,
                                                              .weight = 1,
                                                              .slot = 1,
                                                              .authority = authority,
                                                              .sans = {SERVER_ID},
                                                              .n_sans = 1};
-    rules[RULE_INBOUND] = (struct fake_rule){.kind = KEY_INBOUND,
-                                             .verdict = fake_forward(60000, KEY_USES_ALL)};
+    rules[RULE_INBOUND] =
+        (struct fake_rule){.kind = KEY_INBOUND, .verdict = fake_forward(60000, KEY_USES_ALL)};
     rules[RULE_INBOUND].verdict.hops[0].address = stage_addr(&echo.address);
     rules[RULE_INBOUND].verdict.hops[0].slot = 2;
     rules[RULE_PASSTHROUGH] = rules[RULE_INBOUND];
     rules[RULE_PASSTHROUGH].kind = KEY_PASSTHROUGH;
-    rules[RULE_IDENTITY] = (struct fake_rule){.kind = KEY_IDENTITY,
-                                              .verdict = {.action = VERDICT_FORWARD}};
+    rules[RULE_IDENTITY] =
+        (struct fake_rule){.kind = KEY_IDENTITY, .verdict = {.action = VERDICT_FORWARD}};
 }
 
 /* A core without workloads; false without memory. */
@@ -209,15 +207,15 @@ static inline void turn(int wait_ms) {
 }
 
 /* Turns until something is so; fails after a while. */
-#define TURN_UNTIL(claim)                                               \
-    do {                                                                \
-        const uint64_t until = loop_clock_ns() + PATIENCE_NS;           \
-        while (!(claim)) {                                              \
-            if (loop_clock_ns() > until) {                              \
-                CHECK_FAIL("is not so after a while: %s", #claim);      \
-            }                                                           \
-            turn(20);                                                   \
-        }                                                               \
+#define TURN_UNTIL(claim)                                          \
+    do {                                                           \
+        const uint64_t until = loop_clock_ns() + PATIENCE_NS;      \
+        while (!(claim)) {                                         \
+            if (loop_clock_ns() > until) {                         \
+                CHECK_FAIL("is not so after a while: %s", #claim); \
+            }                                                      \
+            turn(20);                                              \
+        }                                                          \
     } while (0)
 
 static inline void turn_until_nobody_talks(void) {

@@ -26,7 +26,7 @@ enum user_state {
 struct user {
     enum user_state state;
     enum user_way way;
-    int fd; /* -1: closed */
+    int fd;                       /* -1: closed */
     uint64_t length, sent, heard; /* bytes */
     uint8_t seed;                 /* where its pattern begins */
     bool has_ended;               /* its FIN was sent */
@@ -66,8 +66,7 @@ static inline struct user *crowd_add(struct crowd *crowd, const struct sockaddr_
         const struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(source)};
         CHECK(bind(user->fd, (const struct sockaddr *)&from, sizeof(from)) == 0);
     }
-    CHECK(connect(user->fd, (const struct sockaddr *)to, sizeof(*to)) == 0 ||
-          errno == EINPROGRESS);
+    CHECK(connect(user->fd, (const struct sockaddr *)to, sizeof(*to)) == 0 || errno == EINPROGRESS);
     return user;
 }
 
@@ -140,7 +139,8 @@ static inline void crowd_turn(struct crowd *crowd, int wait_ms, const int *also,
         const struct user *const user = &crowd->users[i];
         const bool is_open = user->state != USER_UNUSED && user->fd >= 0;
         fds[i].fd = is_open ? user->fd : -1;
-        fds[i].events = (short)(POLLIN | (user->sent < user->length || user->heard == 0 ? POLLOUT : 0));
+        fds[i].events =
+            (short)(POLLIN | (user->sent < user->length || user->heard == 0 ? POLLOUT : 0));
         if (is_open && user->sent == user->length && (user->has_ended || user->way == USER_WAITS)) {
             fds[i].events = POLLIN;
         }

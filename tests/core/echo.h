@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An application that says what it hears, on a thread of its own; an end is answered with an end. */
+/* An application that says what it hears, on a thread of its own; an end is answered with an end.
+ */
 #ifndef ZT_ECHO_H
 #define ZT_ECHO_H
 

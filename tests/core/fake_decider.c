@@ -47,23 +47,23 @@ static bool answer(struct fake_decider *decider, const struct fake_rule *rule, u
     struct epoch over = flow_epoch(decider->flows);
     over.policy--;
     switch (rule->manner) {
-        case FAKE_AT_ONCE:
-            reply(decider, id, fake_decider_verdict(decider, &rule->verdict));
-            return true;
-        case FAKE_TWICE:
-            reply(decider, id, fake_decider_verdict(decider, &rule->verdict));
-            reply(decider, id, fake_decider_verdict(decider, &rule->verdict));
-            return true;
-        case FAKE_STALE:
-            reply(decider, id, make(decider, &rule->verdict, over));
-            return true;
-        case FAKE_BROKEN:
-            reply(decider, id, NULL);
-            return true;
-        case FAKE_LATE:
-            return decider->n_late == FAKE_LATE_MOST;
-        case FAKE_NEVER:
-            return true;
+    case FAKE_AT_ONCE:
+        reply(decider, id, fake_decider_verdict(decider, &rule->verdict));
+        return true;
+    case FAKE_TWICE:
+        reply(decider, id, fake_decider_verdict(decider, &rule->verdict));
+        reply(decider, id, fake_decider_verdict(decider, &rule->verdict));
+        return true;
+    case FAKE_STALE:
+        reply(decider, id, make(decider, &rule->verdict, over));
+        return true;
+    case FAKE_BROKEN:
+        reply(decider, id, NULL);
+        return true;
+    case FAKE_LATE:
+        return decider->n_late == FAKE_LATE_MOST;
+    case FAKE_NEVER:
+        return true;
     }
     return true;
 }

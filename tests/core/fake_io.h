@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An `io` that does as a test says, and remembers what was asked of it.
  *
- * It takes `room` bytes of what is offered (FAKE_IO_ANY: all), which shrinks by what it took. The test
- * pushes, ends and breaks it by hand.
+ * It takes `room` bytes of what is offered (FAKE_IO_ANY: all), which shrinks by what it took. The
+ * test pushes, ends and breaks it by hand.
  */
 #ifndef ZT_FAKE_IO_H
 #define ZT_FAKE_IO_H
@@ -17,16 +17,16 @@
 struct fake_io {
     struct io io;
     size_t room;
-    struct bytes taken;   /* what was offered and taken */
-    size_t consumed;      /* bytes pushed that were passed on */
-    bool is_paused;       /* as the last of pause and resume says */
+    struct bytes taken; /* what was offered and taken */
+    size_t consumed;    /* bytes pushed that were passed on */
+    bool is_paused;     /* as the last of pause and resume says */
     unsigned n_pauses;
     unsigned n_resumes;
     unsigned n_ends;
     unsigned n_closes;
     bool was_end_hinted;  /* by the last offer */
     bool was_end_closing; /* the last end said that it is closed right after */
-    int breaks_with;     /* an errno: the next offer breaks it, and it fails when the test says */
+    int breaks_with;      /* an errno: the next offer breaks it, and it fails when the test says */
 };
 
 void fake_io_init(struct fake_io *fake);

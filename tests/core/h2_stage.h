@@ -379,9 +379,15 @@ static inline void forget_legs(void) {
 static inline void write_frame(uint8_t type, uint8_t flags, int32_t stream, const void *payload,
                                size_t len) {
     const uint8_t header[H2_FRAME_HEADER] = {
-        (uint8_t)(len >> 16),    (uint8_t)(len >> 8),     (uint8_t)len,
-        type,                    flags,                   (uint8_t)(stream >> 24),
-        (uint8_t)(stream >> 16), (uint8_t)(stream >> 8), (uint8_t)stream,
+        (uint8_t)(len >> 16),
+        (uint8_t)(len >> 8),
+        (uint8_t)len,
+        type,
+        flags,
+        (uint8_t)(stream >> 24),
+        (uint8_t)(stream >> 16),
+        (uint8_t)(stream >> 8),
+        (uint8_t)stream,
     };
     if (wire.len + H2_FRAME_HEADER + len > sizeof(wire.at)) {
         server.is_dead = !h2_receive(&server.h2, wire.at, wire.len) || server.is_dead;
@@ -404,8 +410,9 @@ static inline void write_code(uint8_t type, int32_t stream, uint32_t code) {
 
 /* A CONNECT, its headers not indexed. */
 static inline void write_headers(int32_t stream, uint8_t flags) {
-    static const char BLOCK[] = "\0\7:method\7CONNECT\0\12:authority\15"
-                                "10.1.1.5:8080";
+    static const char BLOCK[] =
+        "\0\7:method\7CONNECT\0\12:authority\15"
+        "10.1.1.5:8080";
     write_frame(NGHTTP2_HEADERS, flags, stream, BLOCK, sizeof(BLOCK) - 1);
 }
 
@@ -444,8 +451,7 @@ static inline uint32_t number_at(const uint8_t *at) {
 }
 
 /* The first frame of a type and stream, NULL if there is none. */
-static inline const uint8_t *find_frame(const struct frame_log *log, uint8_t type,
-                                        int32_t stream) {
+static inline const uint8_t *find_frame(const struct frame_log *log, uint8_t type, int32_t stream) {
     const uint8_t *frame;
     for (size_t at = 0; (frame = next_frame(log, &at)) != NULL;) {
         if (frame[3] == type && number_at(frame + 5) == (uint32_t)stream) {

@@ -6,13 +6,13 @@
 
 TEST(a_servers_settings_are_exact) {
     static const uint8_t EXPECTED[] = {
-        0, 0, 24, 4, 0, 0, 0, 0, 0,    /* SETTINGS */
-        0, 3, 0, 0, 0,    100,         /* MAX_CONCURRENT_STREAMS */
-        0, 4, 0, 0x40, 0, 0,           /* INITIAL_WINDOW_SIZE */
-        0, 5, 0, 0x10, 0, 0,           /* MAX_FRAME_SIZE */
-        0, 6, 0, 1,    0, 0,           /* MAX_HEADER_LIST_SIZE */
-        0, 0, 4, 8, 0, 0, 0, 0, 0,     /* WINDOW_UPDATE */
-        0, 0xff, 0, 1,                 /* to 16 MiB */
+        0, 0,    24, 4,    0, 0,   0, 0, 0, /* SETTINGS */
+        0, 3,    0,  0,    0, 100,          /* MAX_CONCURRENT_STREAMS */
+        0, 4,    0,  0x40, 0, 0,            /* INITIAL_WINDOW_SIZE */
+        0, 5,    0,  0x10, 0, 0,            /* MAX_FRAME_SIZE */
+        0, 6,    0,  1,    0, 0,            /* MAX_HEADER_LIST_SIZE */
+        0, 0,    4,  8,    0, 0,   0, 0, 0, /* WINDOW_UPDATE */
+        0, 0xff, 0,  1,                     /* to 16 MiB */
     };
     set_up();
 
@@ -24,13 +24,13 @@ TEST(a_servers_settings_are_exact) {
 
 TEST(a_clients_settings_are_exact) {
     static const uint8_t EXPECTED[] = {
-        0, 0, 24, 4, 0, 0, 0, 0, 0, /* SETTINGS */
-        0, 2, 0, 0,    0, 0,        /* ENABLE_PUSH */
-        0, 4, 0, 0x40, 0, 0,        /* INITIAL_WINDOW_SIZE */
-        0, 5, 0, 0x10, 0, 0,        /* MAX_FRAME_SIZE */
-        0, 6, 0, 0, 0x40, 0,        /* MAX_HEADER_LIST_SIZE */
-        0, 0, 4, 8, 0, 0, 0, 0, 0,  /* WINDOW_UPDATE */
-        0, 0xff, 0, 1,
+        0, 0,    24, 4,    0,    0, 0, 0, 0, /* SETTINGS */
+        0, 2,    0,  0,    0,    0,          /* ENABLE_PUSH */
+        0, 4,    0,  0x40, 0,    0,          /* INITIAL_WINDOW_SIZE */
+        0, 5,    0,  0x10, 0,    0,          /* MAX_FRAME_SIZE */
+        0, 6,    0,  0,    0x40, 0,          /* MAX_HEADER_LIST_SIZE */
+        0, 0,    4,  8,    0,    0, 0, 0, 0, /* WINDOW_UPDATE */
+        0, 0xff, 0,  1,
     };
     const size_t magic = NGHTTP2_CLIENT_MAGIC_LEN;
     set_up();
@@ -64,7 +64,8 @@ TEST(a_connect_is_read_as_it_was_written) {
     exchange(SIZE_MAX);
 
     CHECK_INT_EQ(server.n_requests, 1);
-    CHECK_STR_EQ(server.request, "CONNECT 10.1.1.5:8080 for=\"10.0.0.1:5\";host=shop net2 a=1 b=2 ");
+    CHECK_STR_EQ(server.request,
+                 "CONNECT 10.1.1.5:8080 for=\"10.0.0.1:5\";host=shop net2 a=1 b=2 ");
     tear_down();
 }
 
@@ -128,7 +129,10 @@ TEST(a_header_list_that_is_too_long_is_answered_with_431) {
     CHECK_INT_EQ(server.n_requests, 1); /* the second */
     const uint8_t *const response = find_frame(&server.log, NGHTTP2_HEADERS, 1);
     CHECK(response != NULL && (response[4] & NGHTTP2_FLAG_END_STREAM) != 0);
-    CHECK(memmem(response, H2_FRAME_HEADER + frame_len(response), "\x48\x03" "431", 5) != NULL ||
+    CHECK(memmem(response, H2_FRAME_HEADER + frame_len(response),
+                 "\x48\x03"
+                 "431",
+                 5) != NULL ||
           memmem(response, H2_FRAME_HEADER + frame_len(response), "\x48\x82", 2) != NULL);
     CHECK_INT_EQ(error_code(find_frame(&server.log, NGHTTP2_RST_STREAM, 1)), NGHTTP2_NO_ERROR);
     CHECK(!server.is_dead);

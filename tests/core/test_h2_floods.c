@@ -50,7 +50,8 @@ TEST(a_ping_begins_a_new_count_of_resets) {
     tear_down();
 }
 
-/* Also in the eyes of the library, which by itself would end the connection at 33 resets a second. */
+/* Also in the eyes of the library, which by itself would end the connection at 33 resets a second.
+ */
 TEST(streams_that_finish_make_up_for_resets) {
     set_up();
     for (int i = 0; i < 1500; i++) {

@@ -43,7 +43,8 @@ static void received(struct sink *sink, const struct iovec *iov, int n, size_t t
     for (size_t i = 0; i < total && it->len + i < sizeof(it->heard); i++) {
         it->heard[it->len + i] = ((const char *)iov->iov_base)[i];
     }
-    memset((char *)iov->iov_base - IO_HEADROOM, 0, IO_HEADROOM); /* whoever takes it may write there */
+    memset((char *)iov->iov_base - IO_HEADROOM, 0,
+           IO_HEADROOM); /* whoever takes it may write there */
     it->len += total;
     it->n_received++;
     it->was_at_end = io.io.is_at_end;
@@ -252,7 +253,7 @@ TEST(writing_goes_on_behind_an_end) {
     CHECK(shutdown(far_end, SHUT_WR) == 0);
     turns();
 
-    const struct iovec iov = {(void *)(uintptr_t)"still", 5};
+    const struct iovec iov = {(void *)(uintptr_t) "still", 5};
     CHECK_INT_EQ(io.io.ops->offer(&io.io, &iov, 1, 5), 5);
 
     read_far(5);
@@ -278,7 +279,7 @@ TEST(an_end_that_is_closed_right_after_is_a_fin) {
     char byte;
     set_up();
     io.io.ops->resume(&io.io);
-    const struct iovec iov = {(void *)(uintptr_t)"bye", 3};
+    const struct iovec iov = {(void *)(uintptr_t) "bye", 3};
     CHECK_INT_EQ(io.io.ops->offer(&io.io, &iov, 1, 3), 3);
 
     io.io.ops->end(&io.io, true);
@@ -378,7 +379,7 @@ TEST(a_write_that_fails_is_told_later_and_once) {
     set_up();
     tcp_reset(far_end);
     far_end = -1;
-    const struct iovec iov = {(void *)(uintptr_t)"x", 1};
+    const struct iovec iov = {(void *)(uintptr_t) "x", 1};
     while (io.io.ops->offer(&io.io, &iov, 1, 1) == 1) {
         usleep(1000);
     }
@@ -439,7 +440,7 @@ TEST(a_closed_one_says_nothing_of_what_was_to_be_told) {
     set_up();
     tcp_reset(far_end);
     far_end = -1;
-    const struct iovec iov = {(void *)(uintptr_t)"x", 1};
+    const struct iovec iov = {(void *)(uintptr_t) "x", 1};
     while (io.io.ops->offer(&io.io, &iov, 1, 1) == 1) {
         usleep(1000);
     }

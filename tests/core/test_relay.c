@@ -13,7 +13,7 @@ static struct mem mem;
 static struct worker worker;
 static struct relay relay;
 static struct fake_io client, upstream;
-static uint64_t n_up, n_down;     /* bytes that left */
+static uint64_t n_up, n_down;      /* bytes that left */
 static int64_t held_up, held_down; /* bytes that wait, as the budget knows it */
 static unsigned n_over;
 

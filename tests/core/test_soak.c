@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Many connections, opened and ended at random, leave no descriptor and no object behind.
  *
- * Ends after SOAK_CONNECTIONS (10,000) or SOAK_SECONDS (10), whatever comes first; both are variables
- * of the environment.
+ * Ends after SOAK_CONNECTIONS (10,000) or SOAK_SECONDS (10), whatever comes first; both are
+ * variables of the environment.
  */
 #define CHECK_TIMEOUT_S 300
 

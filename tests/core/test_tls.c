@@ -21,8 +21,8 @@ static void make_certificates(void) {
     server_leaf = certify_id(&root, SERVER_ID);
 }
 
-static void open_side(struct tls *tls, const struct certified *leaf, const struct certified *trusted,
-                      bool is_client, bool tls12) {
+static void open_side(struct tls *tls, const struct certified *leaf,
+                      const struct certified *trusted, bool is_client, bool tls12) {
     struct ident *const ident = certificate_ident(&mem, leaf, trusted, tls12);
     CHECK(ident != NULL);
     CHECK(tls_open(tls, &mem, &stock, ident, is_client, accepted, ARRAY_LEN(accepted)));
@@ -210,8 +210,8 @@ TEST(bytes_that_are_no_record_break_it) {
 
 TEST(an_expired_root_is_believed) {
     make_certificates();
-    struct certified old = certify(
-        NULL, &(struct certificate_traits){.from_s = -10 * DAY_S, .to_s = -DAY_S});
+    struct certified old =
+        certify(NULL, &(struct certificate_traits){.from_s = -10 * DAY_S, .to_s = -DAY_S});
     struct certified leaf = certify_id(&old, SERVER_ID);
     open_side(&client, &client_leaf, &old, true, false);
     open_side(&server, &leaf, &root, false, false);
@@ -312,9 +312,9 @@ TEST(a_client_without_an_identity_is_refused) {
 
 TEST(an_expired_leaf_is_refused) {
     make_certificates();
-    struct certified old = certify(&root, &(struct certificate_traits){.uri = CLIENT_ID,
-                                                                       .from_s = -2 * DAY_S,
-                                                                       .to_s = -DAY_S});
+    struct certified old = certify(
+        &root,
+        &(struct certificate_traits){.uri = CLIENT_ID, .from_s = -2 * DAY_S, .to_s = -DAY_S});
     open_side(&client, &old, &root, true, false);
     open_side(&server, &server_leaf, &root, false, false);
 
@@ -326,9 +326,8 @@ TEST(an_expired_leaf_is_refused) {
 
 TEST(a_leaf_that_is_not_valid_yet_is_refused) {
     make_certificates();
-    struct certified early = certify(&root, &(struct certificate_traits){.uri = SERVER_ID,
-                                                                         .from_s = DAY_S,
-                                                                         .to_s = 2 * DAY_S});
+    struct certified early = certify(
+        &root, &(struct certificate_traits){.uri = SERVER_ID, .from_s = DAY_S, .to_s = 2 * DAY_S});
     open_side(&client, &client_leaf, &root, true, false);
     open_side(&server, &early, &root, false, false);
 

@@ -21,7 +21,7 @@ struct accepting {
     struct worker *worker;
     struct listener *listener;
     struct watch watch;
-    struct timer timer; /* the end of a back-off */
+    struct timer timer;    /* the end of a back-off */
     struct deferred again; /* the same, where there is no memory for a timer */
 };
 
@@ -30,10 +30,10 @@ static bool is_exhausted(int error) {
 }
 
 static void count(struct worker *worker, bool is_source, bool is_opened) {
-    stats_count(&worker->stats, is_source ? (is_opened ? EVENT_sockets_opened_source
-                                                       : EVENT_sockets_closed_source)
-                                          : (is_opened ? EVENT_sockets_opened_destination
-                                                       : EVENT_sockets_closed_destination));
+    stats_count(&worker->stats,
+                is_source ? (is_opened ? EVENT_sockets_opened_source : EVENT_sockets_closed_source)
+                          : (is_opened ? EVENT_sockets_opened_destination
+                                       : EVENT_sockets_closed_destination));
 }
 
 static void accepted(struct worker *worker, const struct listener *listener, int fd,
@@ -68,8 +68,8 @@ static int accept_some(struct worker *worker, const struct listener *listener, i
     for (int i = 0; i < limit; i++) {
         struct sockaddr_storage name;
         socklen_t len = sizeof(name);
-        const int fd = accept4(listener->fd, (struct sockaddr *)&name, &len,
-                               SOCK_NONBLOCK | SOCK_CLOEXEC);
+        const int fd =
+            accept4(listener->fd, (struct sockaddr *)&name, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             const struct addr src = addr_from_sockaddr((struct sockaddr *)&name);
             accepted(worker, listener, fd, &src);
@@ -136,8 +136,7 @@ void accept_forget(struct core *core, struct listener *listener) {
 
 void accept_watch(struct worker *worker, struct listener *listener) {
     struct accepting *const accepting = &listener->accepting[worker->index];
-    if (listener->fd >= 0 &&
-        !loop_watch_listener(&worker->loop, &accepting->watch, listener->fd)) {
+    if (listener->fd >= 0 && !loop_watch_listener(&worker->loop, &accepting->watch, listener->fd)) {
         back_off(accepting);
     }
 }

@@ -9,8 +9,8 @@
 
 struct chunk {
     struct chunk *next;
-    size_t size;       /* bytes of `bytes` */
-    size_t start, end; /* what waits */
+    size_t size;                   /* bytes of `bytes` */
+    size_t start, end;             /* what waits */
     uint8_t headroom[IO_HEADROOM]; /* whoever sends may write in front of `bytes` */
     uint8_t bytes[];
 };

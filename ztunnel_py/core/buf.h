@@ -3,8 +3,8 @@
  *
  * A *queue* keeps what a reader does not take: right-sized chunks, small pieces joined, so that its
  * memory is in proportion to its bytes. An empty one holds nothing.
- * A *block* is flat memory of one size with a start and an end, lent from a worker's stock and given
- * back when empty, so that idle connections hold none. One thread each.
+ * A *block* is flat memory of one size with a start and an end, lent from a worker's stock and
+ * given back when empty, so that idle connections hold none. One thread each.
  */
 #ifndef ZT_BUF_H
 #define ZT_BUF_H
@@ -35,9 +35,9 @@ void queue_clear(struct mem *mem, struct queue *queue);
 
 /* Lendable flat memory. */
 struct block {
-    struct block *next; /* in the stock */
-    size_t size;        /* bytes of `bytes` */
-    size_t start, end;  /* what is in use */
+    struct block *next;               /* in the stock */
+    size_t size;                      /* bytes of `bytes` */
+    size_t start, end;                /* what is in use */
     uint8_t headroom[BLOCK_HEADROOM]; /* whoever sends may write in front of `bytes` */
     uint8_t bytes[];
 };

@@ -108,8 +108,8 @@ bool churn_uses_lo(struct churn *churn, struct mem *mem, const struct addr *clie
         }
     }
     if (place != NULL) { /* a full neighbourhood is not counted: it only costs ports */
-        *place = (struct churn_pair){
-            .client = *client, .app = *app, .window = churn->window, .now = 1};
+        *place =
+            (struct churn_pair){.client = *client, .app = *app, .window = churn->window, .now = 1};
     }
     return false;
 }

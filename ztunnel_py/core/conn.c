@@ -437,9 +437,8 @@ static void dial(struct conn *conn) {
     struct worker *const worker = conn->worker;
     const struct addr *const target = &conn->target;
     const struct addr *const source = conn->dials_as_client ? &conn->src : NULL;
-    const bool is_tied_to_lo =
-        source != NULL &&
-        churn_uses_lo(&worker->churn, worker->mem, source, target, worker->loop.now_ns);
+    const bool is_tied_to_lo = source != NULL && churn_uses_lo(&worker->churn, worker->mem, source,
+                                                               target, worker->loop.now_ns);
     bool is_connected = false;
     const int fd = sock_dial(&worker->core->config, target, source, is_tied_to_lo, &is_connected);
     if (fd < 0) {
@@ -486,8 +485,8 @@ static void expired(struct timer *timer) {
         decision_late(conn);
         break;
     case CONN_DIALLING:
-        if (!conn->has_upstream && loop_arm(&conn->worker->loop, timer,
-                                             conn->worker->core->config.connect_timeout_ns)) {
+        if (!conn->has_upstream &&
+            loop_arm(&conn->worker->loop, timer, conn->worker->core->config.connect_timeout_ns)) {
             dial(conn); /* waited for a port */
         } else {
             conn_end(conn, conn->dial_failed, "deadline has elapsed");

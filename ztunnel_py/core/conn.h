@@ -35,7 +35,7 @@ struct conn {
     enum conn_state state;
     enum key_kind kind; /* KEY_OUTBOUND, KEY_INBOUND or KEY_PASSTHROUGH */
     uint64_t id;
-    int fd; /* accepted socket until it is relayed; -1 */
+    int fd;                        /* accepted socket until it is relayed; -1 */
     struct io_fd client, upstream; /* sockets being relayed */
     struct stream *stream;         /* NULL: none */
     struct tunnel *tunnel;         /* leased (outbound) */
@@ -50,23 +50,23 @@ struct conn {
     struct grave grave;
     struct addr src, original_dst, dst, app;
     struct addr target; /* being dialled */
-    uint8_t *key; /* packed, owned; inbound keeps it for `live_keys` */
+    uint8_t *key;       /* packed, owned; inbound keeps it for `live_keys` */
     size_t key_len;
     char *authority; /* terminated, owned, or NULL */
     struct verdict *verdict;
     const struct hop *hop; /* of `verdict` */
     uint64_t steps_ns[STEPS];
-    uint64_t asked_ns;     /* loop time of the question */
+    uint64_t asked_ns; /* loop time of the question */
     void (*decided)(struct conn *conn, struct verdict *verdict);
     void (*connected)(struct conn *conn);
     enum reason dial_failed; /* what a dial that fails is called */
     enum reason kill_reason; /* REASON_OK: none is due */
-    uint8_t tries;         /* dials that found no free port */
-    int8_t tunnel_reused;  /* -1: there is no tunnel */
-    bool dials_as_client;  /* with the client's address */
-    bool is_opened;        /* labels are known: it counts, its end is CLOSED */
-    bool has_client;       /* `client` is open */
-    bool has_upstream;     /* `upstream` is open */
+    uint8_t tries;           /* dials that found no free port */
+    int8_t tunnel_reused;    /* -1: there is no tunnel */
+    bool dials_as_client;    /* with the client's address */
+    bool is_opened;          /* labels are known: it counts, its end is CLOSED */
+    bool has_client;         /* `client` is open */
+    bool has_upstream;       /* `upstream` is open */
 };
 
 /* A connection of an accepted socket (`fd`) or of a stream (-1). Takes the descriptor, also when it

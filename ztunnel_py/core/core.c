@@ -45,8 +45,7 @@ static bool create_parts(struct core *core) {
     core->idle_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     core->upcalls = upcalls_create(&core->mem);
     core->records = records_create(&core->mem, core->config.n_workers);
-    core->workers =
-        mem_alloc(&core->mem, MEM_CORE, core->config.n_workers * sizeof(struct worker));
+    core->workers = mem_alloc(&core->mem, MEM_CORE, core->config.n_workers * sizeof(struct worker));
     if (core->idle_fd < 0 || core->upcalls == NULL || core->records == NULL ||
         core->workers == NULL) {
         return false;

@@ -52,17 +52,17 @@ struct core_config {
     bool user_timeout;
     bool has_mark;
     uint32_t mark;
-    bool report_opened;  /* records of kind OPENED are wanted */
+    bool report_opened;   /* records of kind OPENED are wanted */
     bool has_manual_time; /* time stands still until `core_advance` (tests) */
 };
 
 /* A listener to be bound. */
 struct core_listen {
     enum core_role role;
-    struct addr at;        /* port 0: the kernel chooses */
-    bool is_v6;            /* `at` may be the IPv6 wildcard, which also takes IPv4 */
-    struct addr bound;     /* out */
-    bool is_transparent;   /* out: client addresses can be kept */
+    struct addr at;      /* port 0: the kernel chooses */
+    bool is_v6;          /* `at` may be the IPv6 wildcard, which also takes IPv4 */
+    struct addr bound;   /* out */
+    bool is_transparent; /* out: client addresses can be kept */
 };
 
 /* --- life */
@@ -84,7 +84,8 @@ void core_drain(struct core *core, uint32_t workload, bool is_immediate);
 /* Nothing lives on behalf of the scope but unused tunnels in the pool. */
 bool core_is_idle(struct core *core, uint32_t workload);
 
-/* Readable after a workload became idle, once `core_is_idle` has been asked; read 8 bytes to re-arm. */
+/* Readable after a workload became idle, once `core_is_idle` has been asked; read 8 bytes to
+ * re-arm. */
 int core_idle_fd(const struct core *core);
 
 /* --- workloads */
@@ -141,8 +142,8 @@ struct core_live {
     size_t key_len;
 };
 
-/* Every live inbound connection of a workload that has a key, also one that waits or dials. `*to` is
- * freed with `core_live_free`. Returns how many. [sync] */
+/* Every live inbound connection of a workload that has a key, also one that waits or dials. `*to`
+ * is freed with `core_live_free`. Returns how many. [sync] */
 size_t core_live_keys(struct core *core, uint32_t workload, struct core_live **to);
 void core_live_free(struct core *core, struct core_live *live, size_t n);
 

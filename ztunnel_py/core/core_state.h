@@ -20,7 +20,7 @@ struct core {
     _Atomic bool is_idle_wanted; /* somebody looks at `idle_fd` */
     struct workload **workloads; /* one reference each; the decider's thread only */
     size_t n_workloads, workloads_size;
-    _Atomic uint64_t next_id;    /* of connections and tunnels */
+    _Atomic uint64_t next_id; /* of connections and tunnels */
     _Atomic bool report_opened;
 };
 

@@ -91,8 +91,7 @@ static void kill_some(struct worker *worker, void *argument) {
     for (struct list *node = worker->conns.next; node != &worker->conns;) {
         struct conn *const conn = CONTAINER_OF(node, struct conn, link);
         node = node->next;
-        if (bsearch(&conn->id, wanted->ids, wanted->n_ids, sizeof(uint64_t), compare_ids) !=
-            NULL) {
+        if (bsearch(&conn->id, wanted->ids, wanted->n_ids, sizeof(uint64_t), compare_ids) != NULL) {
             conn_end(conn, wanted->reason, NULL);
         }
     }

@@ -22,8 +22,8 @@ static nghttp2_option *make_options(void) {
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_closed_streams(option, 1);
     nghttp2_option_set_max_deflate_dynamic_table_size(option, 4096);
-    /* Resets are counted here (count_reset). The library would end a busy tunnel at 33 a second, even
-     * if a hundred times as many streams finish. */
+    /* Resets are counted here (count_reset). The library would end a busy tunnel at 33 a second,
+     * even if a hundred times as many streams finish. */
     nghttp2_option_set_stream_reset_rate_limit(option, LIBRARY_RESETS, LIBRARY_RESETS);
     return option;
 }
@@ -35,10 +35,9 @@ static int queue_first_flight(struct h2 *h2, const struct core_config *config) {
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, h2->header_list},
     };
     nghttp2_settings_entry entries[1 + ARRAY_LEN(common)];
-    entries[0] = h2->is_client
-                     ? (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_PUSH, 0}
-                     : (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
-                                                H2_STREAMS_UNLIMITED};
+    entries[0] = h2->is_client ? (nghttp2_settings_entry){NGHTTP2_SETTINGS_ENABLE_PUSH, 0}
+                               : (nghttp2_settings_entry){NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
+                                                          H2_STREAMS_UNLIMITED};
     memcpy(entries + 1, common, sizeof(common));
     int error =
         nghttp2_submit_settings(h2->session, NGHTTP2_FLAG_NONE, entries, ARRAY_LEN(entries));
@@ -175,12 +174,12 @@ struct stream *h2_connect(struct h2 *h2, struct text authority, const struct h2_
     nv[0] = nv_of(text_of(":method"), text_of("CONNECT"), NGHTTP2_NV_FLAG_NONE);
     nv[1] = nv_of(text_of(":authority"), authority, NGHTTP2_NV_FLAG_NONE);
     for (size_t i = 0; i < n_fields; i++) {
-        const uint8_t flags =
-            fields[i].is_unique ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
+        const uint8_t flags = fields[i].is_unique ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
         nv[i + 2] = nv_of(fields[i].name, fields[i].value, flags);
     }
     stream_init(stream, h2);
-    const nghttp2_data_provider provider = {.source.ptr = stream, .read_callback = h2_callbacks_read};
+    const nghttp2_data_provider provider = {.source.ptr = stream,
+                                            .read_callback = h2_callbacks_read};
     stream->id = nghttp2_submit_request(h2->session, NULL, nv, n_fields + 2, &provider, stream);
     if (stream->id < 0) {
         mem_free(h2->loop->mem, MEM_STREAM, stream);
@@ -205,7 +204,8 @@ void h2_respond(struct stream *stream, unsigned status, const struct header *hea
     for (size_t i = 0; i < n; i++) {
         nv[i + 1] = nv_of(headers[i].name, headers[i].value, NGHTTP2_NV_FLAG_NONE);
     }
-    const nghttp2_data_provider provider = {.source.ptr = stream, .read_callback = h2_callbacks_read};
+    const nghttp2_data_provider provider = {.source.ptr = stream,
+                                            .read_callback = h2_callbacks_read};
     stream->is_responding = true;
     stream->is_refused = status != 200;
     stream->local_ended = stream->is_refused;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* HBONE on HTTP/2 (nghttp2), without I/O: plain bytes in, events out; commands in, plain bytes out.
  *
- * One HTTP/2 connection that carries only CONNECT streams. Settings and windows are ztunnel's, exactly
- * (spec dataplane, section 4.1). Connection credit returns when bytes arrive, stream credit when they
- * are consumed, so a stalled reader stops its own stream only. A malformed request costs its stream;
- * what breaks the protocol costs the connection. GOAWAY of a drain is written here and not by the
- * library, which would ignore later streams instead of refusing them.
+ * One HTTP/2 connection that carries only CONNECT streams. Settings and windows are ztunnel's,
+ * exactly (spec dataplane, section 4.1). Connection credit returns when bytes arrive, stream credit
+ * when they are consumed, so a stalled reader stops its own stream only. A malformed request costs
+ * its stream; what breaks the protocol costs the connection. GOAWAY of a drain is written here and
+ * not by the library, which would ignore later streams instead of refusing them.
  *
- * nghttp2 must not be told to send from inside its own callbacks: while `h2_receive` runs, nothing is
- * sent, and streams that become writable are told afterwards.
+ * nghttp2 must not be told to send from inside its own callbacks: while `h2_receive` runs, nothing
+ * is sent, and streams that become writable are told afterwards.
  */
 #ifndef ZT_H2_H
 #define ZT_H2_H
@@ -50,12 +50,12 @@ struct h2 {
     struct list blocked; /* of struct stream, `blocked` */
     uint32_t n_streams;
     uint32_t max_served;
-    uint32_t header_list;  /* our SETTINGS_MAX_HEADER_LIST_SIZE */
+    uint32_t header_list;    /* our SETTINGS_MAX_HEADER_LIST_SIZE */
     uint64_t received, sent; /* bytes of DATA */
-    size_t block_len;      /* of the header block being received */
-    int32_t last_served;   /* highest stream that was served */
-    int resets;            /* streams broken beyond those that finished, since our last PING */
-    int empty_frames;      /* since our last PING */
+    size_t block_len;        /* of the header block being received */
+    int32_t last_served;     /* highest stream that was served */
+    int resets;              /* streams broken beyond those that finished, since our last PING */
+    int empty_frames;        /* since our last PING */
     bool is_client;
     bool is_refusing;     /* new streams are refused */
     bool must_refuse;     /* the second GOAWAY of a drain is due */

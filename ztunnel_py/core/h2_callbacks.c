@@ -241,9 +241,10 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, 
         if (code == NGHTTP2_NO_ERROR && stream->local_ended && stream->remote_ended) {
             h2->resets = h2->resets > 0 ? h2->resets - 1 : 0;
         } else {
-            was_reset(h2, stream, code == NGHTTP2_NO_ERROR || code == NGHTTP2_REFUSED_STREAM
-                                      ? NGHTTP2_STREAM_CLOSED
-                                      : code);
+            was_reset(h2, stream,
+                      code == NGHTTP2_NO_ERROR || code == NGHTTP2_REFUSED_STREAM
+                          ? NGHTTP2_STREAM_CLOSED
+                          : code);
         }
     }
     h2->ops->settle(h2, stream);

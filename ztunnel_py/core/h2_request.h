@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A CONNECT request as it is read, header by header.
  *
- * What matters is kept, the rest only counted by whoever reads. Of a header that comes several times
- * the first counts, but for baggage, whose values are all kept in their order. One thread.
+ * What matters is kept, the rest only counted by whoever reads. Of a header that comes several
+ * times the first counts, but for baggage, whose values are all kept in their order. One thread.
  */
 #ifndef ZT_H2_REQUEST_H
 #define ZT_H2_REQUEST_H

@@ -18,7 +18,8 @@ static const char GROUPS[] = "X25519:P-256:P-384";
 static const unsigned char ALPN[] = {2, 'h', '2'};
 /* Certificates of a few hundred bytes do not get shorter, but slower (OpenSSL 3.2 and later). */
 #ifdef SSL_OP_NO_TX_CERTIFICATE_COMPRESSION
-#define PLAIN_CERTIFICATES (SSL_OP_NO_TX_CERTIFICATE_COMPRESSION | SSL_OP_NO_RX_CERTIFICATE_COMPRESSION)
+#define PLAIN_CERTIFICATES \
+    (SSL_OP_NO_TX_CERTIFICATE_COMPRESSION | SSL_OP_NO_RX_CERTIFICATE_COMPRESSION)
 #else
 #define PLAIN_CERTIFICATES 0
 #endif
@@ -165,7 +166,8 @@ static void explain_client(struct ident_check *check, const struct found *found)
     }
 }
 
-/* What a leaf may be used for. Its keyUsage is not looked at, a missing extendedKeyUsage is fine. */
+/* What a leaf may be used for. Its keyUsage is not looked at, a missing extendedKeyUsage is fine.
+ */
 static int judge_use(struct ident_check *check, X509 *leaf) {
     const uint32_t wanted = check->is_client ? XKU_SSL_SERVER : XKU_SSL_CLIENT;
     if ((X509_get_extension_flags(leaf) & EXFLAG_CA) != 0) {
@@ -181,8 +183,8 @@ static int judge_use(struct ident_check *check, X509 *leaf) {
     return X509_V_OK;
 }
 
-/* Judges a leaf whose chain is in order. Returns an X509_V_ code: the one for who it is has no alert
- * of its own in the library, which then sends certificate_unknown, as it should. */
+/* Judges a leaf whose chain is in order. Returns an X509_V_ code: the one for who it is has no
+ * alert of its own in the library, which then sends certificate_unknown, as it should. */
 static int judge(struct ident_check *check, X509 *leaf) {
     struct found found = {.check = check};
     const int use = judge_use(check, leaf);
@@ -270,7 +272,7 @@ static void say(char *error, size_t size, const char *what) {
 }
 
 /* Reads all certificates of a PEM text. NULL if one cannot be parsed or there is none. */
-static STACK_OF(X509) *read_certificates(struct text pem) {
+static STACK_OF(X509) * read_certificates(struct text pem) {
     BIO *const bio = BIO_new_mem_buf(pem.bytes, (int)pem.len);
     STACK_OF(X509) *const found = sk_X509_new_null();
     X509 *one = NULL;
@@ -299,7 +301,8 @@ static bool set_protocol(SSL_CTX *ctx, bool tls12) {
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | PLAIN_CERTIFICATES);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    /* What is sent is what was issued, not a chain that the library looks up and verifies each time. */
+    /* What is sent is what was issued, not a chain that the library looks up and verifies each
+     * time. */
     SSL_CTX_set_mode(ctx, SSL_MODE_AUTO_RETRY | SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_clear_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE);
     return SSL_CTX_set_min_proto_version(ctx, tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) == 1 &&
@@ -309,7 +312,7 @@ static bool set_protocol(SSL_CTX *ctx, bool tls12) {
            SSL_CTX_set1_groups_list(ctx, GROUPS) == 1 && SSL_CTX_set_num_tickets(ctx, 0) == 1;
 }
 
-static bool set_certificate(SSL_CTX *ctx, STACK_OF(X509) *chain, EVP_PKEY *key) {
+static bool set_certificate(SSL_CTX *ctx, STACK_OF(X509) * chain, EVP_PKEY *key) {
     bool is_set = SSL_CTX_use_certificate(ctx, sk_X509_value(chain, 0)) == 1 &&
                   SSL_CTX_use_PrivateKey(ctx, key) == 1 && SSL_CTX_check_private_key(ctx) == 1;
     for (int i = 1; i < sk_X509_num(chain) && is_set; i++) {
@@ -318,7 +321,7 @@ static bool set_certificate(SSL_CTX *ctx, STACK_OF(X509) *chain, EVP_PKEY *key) 
     return is_set;
 }
 
-static bool set_trust(SSL_CTX *ctx, STACK_OF(X509) *roots, bool is_server) {
+static bool set_trust(SSL_CTX *ctx, STACK_OF(X509) * roots, bool is_server) {
     X509_STORE *const store = SSL_CTX_get_cert_store(ctx);
     for (int i = 0; i < sk_X509_num(roots); i++) {
         if (X509_STORE_add_cert(store, sk_X509_value(roots, i)) != 1) {
@@ -336,8 +339,8 @@ static bool set_trust(SSL_CTX *ctx, STACK_OF(X509) *roots, bool is_server) {
     return true;
 }
 
-static SSL_CTX *context(bool is_server, STACK_OF(X509) *chain, EVP_PKEY *key,
-                        STACK_OF(X509) *roots, bool tls12) {
+static SSL_CTX *context(bool is_server, STACK_OF(X509) * chain, EVP_PKEY *key,
+                        STACK_OF(X509) * roots, bool tls12) {
     SSL_CTX *const ctx = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
     if (ctx == NULL) {
         return NULL;
@@ -409,8 +412,7 @@ struct ident *ident_ref(struct ident *ident) {
 }
 
 void ident_unref(struct ident *ident) {
-    if (ident == NULL ||
-        atomic_fetch_sub_explicit(&ident->refs, 1, memory_order_acq_rel) != 1) {
+    if (ident == NULL || atomic_fetch_sub_explicit(&ident->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
     SSL_CTX_free(ident->server);

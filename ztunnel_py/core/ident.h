@@ -3,7 +3,8 @@
  *
  * Built in the thread that brings the certificate, then shared read-only and reference counted:
  * handshakes begun with an older one keep it. OpenSSL verifies chains; who the other side *is* is
- * judged here, in the verify callback, so that it gets the right alert (spec identity-ops, A.6-A.9).
+ * judged here, in the verify callback, so that it gets the right alert (spec identity-ops,
+ * A.6-A.9).
  */
 #ifndef ZT_IDENT_H
 #define ZT_IDENT_H

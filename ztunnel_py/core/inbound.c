@@ -103,8 +103,8 @@ static bool send_preface(struct conn *conn) {
     if (conn->stream != NULL && conn->stream->h2 != NULL) {
         identity = tunnel_identity(CONTAINER_OF(conn->stream->h2, struct tunnel, h2));
     }
-    const size_t len = preface_proxy_v2(&conn->src, &verdict->preface_target, identity, bytes,
-                                        sizeof(bytes));
+    const size_t len =
+        preface_proxy_v2(&conn->src, &verdict->preface_target, identity, bytes, sizeof(bytes));
     const struct iovec iov = {.iov_base = bytes, .iov_len = len};
     struct io *const app = &conn->upstream.io;
     return len > 0 && app->ops->offer(app, &iov, 1, len) == len;

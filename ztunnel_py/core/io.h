@@ -2,11 +2,13 @@
 /* A byte stream with two independent ends: what a relay joins.
  *
  * An `io` is a socket (io_fd.c) or a CONNECT stream of a tunnel (stream in tunnel.c). It keeps no
- * bytes. What it reads it pushes to its sink, which has to take everything. Whoever writes *offers*:
- * the io takes what can leave now, and if that was not all it says `writable` to its sink once more
- * will go. So nothing is copied unless somebody is slow, and an idle connection holds no buffer.
+ * bytes. What it reads it pushes to its sink, which has to take everything. Whoever writes
+ * *offers*: the io takes what can leave now, and if that was not all it says `writable` to its sink
+ * once more will go. So nothing is copied unless somebody is slow, and an idle connection holds no
+ * buffer.
  *
- * A sink may close the io from inside any of its calls; the io's memory lives to the end of the turn.
+ * A sink may close the io from inside any of its calls; the io's memory lives to the end of the
+ * turn.
  */
 #ifndef ZT_IO_H
 #define ZT_IO_H
@@ -15,7 +17,8 @@
 
 #include "base.h"
 
-#define IO_HEADROOM 64 /* writable bytes in front of what a socket pushes: room for a frame header */
+#define IO_HEADROOM \
+    64 /* writable bytes in front of what a socket pushes: room for a frame header */
 #define IO_READ_MAX ((size_t)(16 * 16384 - 9)) /* a frame of that size fills 16 TLS records */
 
 /* Why a stream of bytes broke: an errno, or the code of a reset (if `is_reset`). */
@@ -33,7 +36,7 @@ struct sink_ops {
      * pushes nothing until it is resumed. */
     size_t (*room)(struct sink *sink);
     void (*received)(struct sink *sink, const struct iovec *iov, int n, size_t total);
-    void (*ended)(struct sink *sink);                         /* no more will come; writing may go on */
+    void (*ended)(struct sink *sink); /* no more will come; writing may go on */
     void (*failed)(struct sink *sink, struct io_error error); /* broken both ways; the last call */
     void (*writable)(struct sink *sink);                      /* a short offer may be repeated */
 };

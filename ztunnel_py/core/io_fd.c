@@ -141,7 +141,8 @@ static size_t offer(struct io *base, const struct iovec *iov, int n, size_t tota
     if (base->is_broken || io->is_blocked) {
         return 0;
     }
-    const struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n};
+    const struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)iov,
+                                   .msg_iovlen = (size_t)n};
     ssize_t sent;
     do {
         sent = sendmsg(io->watch.fd, &message, MSG_NOSIGNAL);
@@ -166,7 +167,8 @@ static void consumed(struct io *base, size_t n) {
 
 static void end(struct io *base, bool is_closing) {
     if (!base->is_broken && !is_closing) {
-        (void)shutdown(of(base)->watch.fd, SHUT_WR); /* one that is gone is reported by its reader */
+        (void)shutdown(of(base)->watch.fd,
+                       SHUT_WR); /* one that is gone is reported by its reader */
     }
 }
 

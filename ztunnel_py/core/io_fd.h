@@ -14,9 +14,9 @@ struct io_fd {
     struct deferred again;
     struct worker *worker;
     void (*connected)(struct io_fd *io); /* while it connects: it is over, see sock_error */
-    int error;       /* errno that broke it, reported to the sink in `again` */
-    bool can_read;   /* the kernel may have something */
-    bool saw_hup;    /* an end or an error is behind what can be read */
+    int error;                           /* errno that broke it, reported to the sink in `again` */
+    bool can_read;                       /* the kernel may have something */
+    bool saw_hup;                        /* an end or an error is behind what can be read */
     bool is_paused;
     bool has_ended;  /* the end was read */
     bool is_blocked; /* an offer was short: `writable` is owed */

@@ -256,18 +256,18 @@ size_t key_mask(enum key_kind kind, const uint8_t *bytes, size_t len, unsigned u
     }
     write_bytes(&writer, &first, sizeof(first));
     switch (kind) {
-        case KEY_OUTBOUND:
-        case KEY_PASSTHROUGH:
-            keep(&writer, read_bytes(&reader, ADDR_IP_PACKED), (uses & KEY_USES_SOURCE) != 0);
-            keep(&writer, read_bytes(&reader, ADDR_PACKED), true);
-            break;
-        case KEY_INBOUND:
-            mask_request(&reader, &writer, uses);
-            break;
-        case KEY_IDENTITY:
-            break;
-        case KEY_KINDS:
-            return 0;
+    case KEY_OUTBOUND:
+    case KEY_PASSTHROUGH:
+        keep(&writer, read_bytes(&reader, ADDR_IP_PACKED), (uses & KEY_USES_SOURCE) != 0);
+        keep(&writer, read_bytes(&reader, ADDR_PACKED), true);
+        break;
+    case KEY_INBOUND:
+        mask_request(&reader, &writer, uses);
+        break;
+    case KEY_IDENTITY:
+        break;
+    case KEY_KINDS:
+        return 0;
     }
     return reader.has_failed || reader.left != 0 ? 0 : written(&writer, to);
 }

@@ -19,8 +19,9 @@
 
 #define RETRIES_MAX 3
 #define FIELDS_MAX 12
-#define INNER_ONLY "x-forwarded-network" /* goes onto a CONNECT inside of a tunnel's stream only */
-#define TRACE_SIZE 56 /* 00-<32 hex>-<16 hex>-00 and a NUL */
+#define INNER_ONLY "x-forwarded-network" /* goes onto a CONNECT inside of a tunnel's stream only \
+                                          */
+#define TRACE_SIZE 56                    /* 00-<32 hex>-<16 hex>-00 and a NUL */
 
 static void decided(struct conn *conn, struct verdict *verdict);
 static void responded(struct stream *stream, unsigned status);
@@ -110,17 +111,16 @@ static size_t format_forwarded(const struct conn *conn, char *to, size_t size) {
     char src[ADDR_TEXT_SIZE];
     (void)addr_format(&conn->src, src);
     const struct text host = conn->verdict->forwarded_host;
-    const int n = host.len == 0 ? snprintf(to, size, "for=\"%s\"", src)
-                                : snprintf(to, size, "for=\"%s\";host=%.*s", src, (int)host.len,
-                                           host.bytes);
+    const int n = host.len == 0
+                      ? snprintf(to, size, "for=\"%s\"", src)
+                      : snprintf(to, size, "for=\"%s\";host=%.*s", src, (int)host.len, host.bytes);
     return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
 }
 
 static void format_trace(struct worker *worker, char to[TRACE_SIZE]) {
-    (void)snprintf(to, TRACE_SIZE, "00-%016llx%016llx-%016llx-00",
-                   (unsigned long long)worker_random(worker),
-                   (unsigned long long)worker_random(worker),
-                   (unsigned long long)worker_random(worker));
+    (void)snprintf(
+        to, TRACE_SIZE, "00-%016llx%016llx-%016llx-00", (unsigned long long)worker_random(worker),
+        (unsigned long long)worker_random(worker), (unsigned long long)worker_random(worker));
 }
 
 /* The CONNECT (spec dataplane, section 2.9). NULL if no more streams can be opened. */
@@ -170,18 +170,39 @@ static const char *status_phrase(unsigned status) {
         unsigned status;
         const char *phrase;
     } KNOWN[] = {
-        {100, "Continue"},           {101, "Switching Protocols"},  {201, "Created"},
-        {202, "Accepted"},           {204, "No Content"},           {206, "Partial Content"},
-        {301, "Moved Permanently"},  {302, "Found"},                {304, "Not Modified"},
-        {307, "Temporary Redirect"}, {308, "Permanent Redirect"},   {400, "Bad Request"},
-        {401, "Unauthorized"},       {402, "Payment Required"},     {403, "Forbidden"},
-        {404, "Not Found"},          {405, "Method Not Allowed"},   {406, "Not Acceptable"},
-        {407, "Proxy Authentication Required"},                     {408, "Request Timeout"},
-        {409, "Conflict"},           {410, "Gone"},                 {413, "Payload Too Large"},
-        {421, "Misdirected Request"}, {426, "Upgrade Required"},    {429, "Too Many Requests"},
-        {431, "Request Header Fields Too Large"},                   {500, "Internal Server Error"},
-        {501, "Not Implemented"},    {502, "Bad Gateway"},          {503, "Service Unavailable"},
-        {504, "Gateway Timeout"},    {505, "HTTP Version Not Supported"},
+        {100, "Continue"},
+        {101, "Switching Protocols"},
+        {201, "Created"},
+        {202, "Accepted"},
+        {204, "No Content"},
+        {206, "Partial Content"},
+        {301, "Moved Permanently"},
+        {302, "Found"},
+        {304, "Not Modified"},
+        {307, "Temporary Redirect"},
+        {308, "Permanent Redirect"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {402, "Payment Required"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {406, "Not Acceptable"},
+        {407, "Proxy Authentication Required"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {410, "Gone"},
+        {413, "Payload Too Large"},
+        {421, "Misdirected Request"},
+        {426, "Upgrade Required"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {501, "Not Implemented"},
+        {502, "Bad Gateway"},
+        {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
+        {505, "HTTP Version Not Supported"},
     };
     for (size_t i = 0; i < ARRAY_LEN(KNOWN); i++) {
         if (KNOWN[i].status == status) {
@@ -216,8 +237,8 @@ static void responded(struct stream *stream, unsigned status) {
  * was sent, so another tunnel is tried. Not so if the other side broke the protocol. */
 static bool retry(struct conn *conn) {
     struct tunnel *const tunnel = conn->tunnel;
-    if (conn->inner != NULL || conn->tunnel_reused != 1 || tunnel_is_usable(tunnel) || conn->tries >= RETRIES_MAX ||
-        tunnel->h2.is_over) {
+    if (conn->inner != NULL || conn->tunnel_reused != 1 || tunnel_is_usable(tunnel) ||
+        conn->tries >= RETRIES_MAX || tunnel->h2.is_over) {
         return false;
     }
     conn->tries++;

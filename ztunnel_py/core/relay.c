@@ -47,7 +47,8 @@ static void stop(struct pipe *pipe) {
     }
     pipe->has_ended = true;
     if (pipe->source != NULL) {
-        pipe->source->ops->pause(pipe->source); /* else whoever writes on would be read for nothing */
+        pipe->source->ops->pause(
+            pipe->source); /* else whoever writes on would be read for nothing */
     }
     if (pipe->target != NULL && pipe->target->is_broken) {
         drop_held(pipe);
@@ -244,7 +245,6 @@ static void pipe_start(struct pipe *pipe) {
     } else {
         pipe->source->ops->resume(pipe->source);
     }
-
 }
 
 void relay_start(struct relay *relay) {

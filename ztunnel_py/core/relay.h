@@ -3,8 +3,8 @@
  *
  * Each direction is a pipe, the sink of its source. The directions are independent: one that ends
  * never cancels the other. A direction that ends, in order or not, half-closes its target once
- * everything has left. Resets are how many protocols say goodbye, so they are an end and not an error
- * (spec dataplane, section 8.3). The same rules in Python: ztunnel_py/reference/relay.py.
+ * everything has left. Resets are how many protocols say goodbye, so they are an end and not an
+ * error (spec dataplane, section 8.3). The same rules in Python: ztunnel_py/reference/relay.py.
  *
  * A pipe may have a source before it has a target: what arrives early is held. Bytes held for a
  * stream count against the workload's budget.
@@ -32,7 +32,7 @@ struct pipe {
 };
 
 struct relay_ops {
-    void (*carried)(struct relay *relay, struct pipe *pipe, size_t n); /* bytes that left */
+    void (*carried)(struct relay *relay, struct pipe *pipe, size_t n);    /* bytes that left */
     void (*held)(struct relay *relay, struct pipe *pipe, int64_t change); /* bytes that wait */
     void (*over)(struct relay *relay); /* both directions are over; called once */
 };

@@ -107,8 +107,8 @@ bool sock_is_local(const struct addr *addr) {
  * is chosen at connect, by the full tuple. */
 static void bind_as(int fd, const struct addr *source, bool is_tied_to_lo) {
     const bool is_v6 = source->family == 6;
-    const bool is_free = is_v6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1)
-                               : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
+    const bool is_free =
+        is_v6 ? set_int(fd, SOL_IPV6, IPV6_TRANSPARENT, 1) : set_int(fd, SOL_IP, IP_TRANSPARENT, 1);
     if (!is_free) {
         return;
     }

@@ -25,7 +25,7 @@ struct stream_ops {
 
 struct stream {
     struct io io;
-    struct h2 *h2;       /* NULL: HTTP/2 has forgotten it */
+    struct h2 *h2; /* NULL: HTTP/2 has forgotten it */
     struct loop *loop;
     struct grave grave;
     struct list link;    /* among the streams of the tunnel */
@@ -36,18 +36,18 @@ struct stream {
     const uint8_t *out;         /* offered, being sent */
     size_t out_len;
     int32_t id;
-    uint16_t status;     /* of the response (client) */
-    bool is_started;     /* it is being relayed: ends and breaks go to the sink */
-    bool is_last;        /* END_STREAM comes with what is offered */
-    bool end_queued;     /* END_STREAM follows what was sent */
-    bool is_deferred;    /* HTTP/2 waits to be told of more */
-    bool remote_ended;   /* END_STREAM or a quiet reset was read */
-    bool local_ended;    /* END_STREAM was handed to HTTP/2 */
-    bool is_responding;  /* a response was submitted (server) */
-    bool is_refused;     /* final status: RST_STREAM NO_ERROR follows it */
-    bool is_oversized;   /* its header list is too long */
-    bool was_reset;      /* by either side */
-    bool is_released;    /* the owner has let go */
+    uint16_t status;    /* of the response (client) */
+    bool is_started;    /* it is being relayed: ends and breaks go to the sink */
+    bool is_last;       /* END_STREAM comes with what is offered */
+    bool end_queued;    /* END_STREAM follows what was sent */
+    bool is_deferred;   /* HTTP/2 waits to be told of more */
+    bool remote_ended;  /* END_STREAM or a quiet reset was read */
+    bool local_ended;   /* END_STREAM was handed to HTTP/2 */
+    bool is_responding; /* a response was submitted (server) */
+    bool is_refused;    /* final status: RST_STREAM NO_ERROR follows it */
+    bool is_oversized;  /* its header list is too long */
+    bool was_reset;     /* by either side */
+    bool is_released;   /* the owner has let go */
 };
 
 /* Prepares the io of a new stream. */

@@ -70,8 +70,8 @@ static long wire_ctrl(BIO *bio, int command, long number, void *pointer) {
 
 static void make_method(void) {
     BIO_METHOD *const made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "wire");
-    if (made != NULL && BIO_meth_set_read(made, wire_read) && BIO_meth_set_write(made, wire_write) &&
-        BIO_meth_set_ctrl(made, wire_ctrl)) {
+    if (made != NULL && BIO_meth_set_read(made, wire_read) &&
+        BIO_meth_set_write(made, wire_write) && BIO_meth_set_ctrl(made, wire_ctrl)) {
         method = made;
     }
 }

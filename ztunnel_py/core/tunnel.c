@@ -243,8 +243,7 @@ void tunnel_lease(struct conn *conn) {
 
 void tunnel_lease_inner(struct conn *conn, struct stream *outer) {
     struct worker *const worker = conn->worker;
-    struct tunnel *const tunnel =
-        tunnel_create(worker, conn->workload, true, &conn->hop->address);
+    struct tunnel *const tunnel = tunnel_create(worker, conn->workload, true, &conn->hop->address);
     if (tunnel == NULL) {
         outer->io.ops->close(&outer->io);
         conn_end(conn, REASON_INTERNAL, "out of memory");
@@ -271,9 +270,8 @@ static void rest(struct tunnel *tunnel) {
     }
     if (tunnel->is_inner || atomic_load(&tunnel->workload->is_draining)) {
         tunnel_retire(tunnel);
-    } else if (!list_is_empty(&tunnel->pooled) &&
-               !loop_arm(&tunnel->worker->loop, &tunnel->idle,
-                         tunnel_config(tunnel)->pool_idle_ns)) {
+    } else if (!list_is_empty(&tunnel->pooled) && !loop_arm(&tunnel->worker->loop, &tunnel->idle,
+                                                            tunnel_config(tunnel)->pool_idle_ns)) {
         tunnel_retire(tunnel);
     }
 }

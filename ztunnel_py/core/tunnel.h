@@ -39,11 +39,11 @@ struct tunnel {
     enum tunnel_state state;
     bool is_client;
     uint64_t id;
-    uint64_t born_ns;    /* clock */
-    uint64_t hash;       /* of the pool's key */
-    struct addr remote;  /* dialled, or the client's */
-    struct addr source;  /* pool key: source ip */
-    struct addr local;   /* server: the address that was dialled */
+    uint64_t born_ns;        /* clock */
+    uint64_t hash;           /* of the pool's key */
+    struct addr remote;      /* dialled, or the client's */
+    struct addr source;      /* pool key: source ip */
+    struct addr local;       /* server: the address that was dialled */
     struct verdict *verdict; /* client: a reference, for `hop` */
     const struct hop *hop;   /* client: identities, next hop */
     bool is_inner;           /* uses the inner identities of `hop` */
@@ -51,7 +51,7 @@ struct tunnel {
     struct list waiting;     /* of struct conn: who waits for the handshake */
     int fd;                  /* -1: none */
     struct watch watch;
-    struct io *under; /* instead of `fd` (double HBONE) */
+    struct io *under;   /* instead of `fd` (double HBONE) */
     struct sink sink;   /* of `under` */
     struct queue inbox; /* wire bytes that `under` brought */
     int under_error;    /* errno that broke it */
@@ -73,7 +73,7 @@ struct tunnel {
     uint64_t stalled_since; /* the transport takes nothing, loop time; 0: it does */
     size_t unsent_before;   /* at the last look while closing */
     bool can_read;
-    bool saw_hup;         /* an end or an error is behind what can be read */
+    bool saw_hup; /* an end or an error is behind what can be read */
     bool has_under_ended;
     bool is_flushing;     /* what is said now leaves anyway */
     bool is_full;         /* where `pooled` is */
@@ -88,8 +88,8 @@ struct tunnel {
 };
 
 /* Serves a socket accepted on 15008; takes it. The tunnel may move to another worker. */
-void tunnel_accept(struct worker *worker, struct workload *workload, int fd,
-                   const struct addr *src, const struct addr *local);
+void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct addr *src,
+                   const struct addr *local);
 
 /* A place on a tunnel for a connection whose verdict and hop are known: sets `conn->tunnel` and
  * `conn->tunnel_reused`. Calls `outbound_tunnelled` or `outbound_failed`, now or later. */

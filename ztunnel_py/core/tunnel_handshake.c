@@ -98,8 +98,8 @@ static struct worker *least_loaded(struct worker *here) {
     return best;
 }
 
-void tunnel_accept(struct worker *worker, struct workload *workload, int fd,
-                   const struct addr *src, const struct addr *local) {
+void tunnel_accept(struct worker *worker, struct workload *workload, int fd, const struct addr *src,
+                   const struct addr *local) {
     struct tunnel *const tunnel = tunnel_create(worker, workload, false, src);
     if (tunnel == NULL) {
         close(fd);
@@ -192,7 +192,8 @@ void tunnel_identify(struct tunnel *tunnel) {
                  worker->loop.now_ns, &tunnel->waiter);
     if (verdict != NULL) {
         answered(&tunnel->waiter, verdict);
-    } else if (!loop_arm(&worker->loop, &tunnel->timer, tunnel_config(tunnel)->decision_timeout_ns)) {
+    } else if (!loop_arm(&worker->loop, &tunnel->timer,
+                         tunnel_config(tunnel)->decision_timeout_ns)) {
         unidentified(tunnel, "out of memory");
     }
 }
@@ -214,7 +215,8 @@ static void dial(struct tunnel *tunnel) {
         tunnel_begin(tunnel);
     } else if (!loop_watch(&worker->loop, &tunnel->watch, tunnel->fd)) {
         dial_failed(tunnel, errno);
-    } else if (!loop_arm(&worker->loop, &tunnel->timer, tunnel_config(tunnel)->connect_timeout_ns)) {
+    } else if (!loop_arm(&worker->loop, &tunnel->timer,
+                         tunnel_config(tunnel)->connect_timeout_ns)) {
         dial_failed(tunnel, ENOMEM);
     }
 }
@@ -240,8 +242,7 @@ void tunnel_begin(struct tunnel *tunnel) {
                             loop_watch(&worker->loop, &tunnel->watch, tunnel->fd);
     if (!is_watched ||
         !loop_arm(&worker->loop, &tunnel->timer, tunnel_config(tunnel)->handshake_timeout_ns)) {
-        tunnel_abort(tunnel, tunnel->is_client ? REASON_IO : REASON_TLS_HANDSHAKE,
-                     "out of memory");
+        tunnel_abort(tunnel, tunnel->is_client ? REASON_IO : REASON_TLS_HANDSHAKE, "out of memory");
         return;
     }
     if (tunnel->is_client) {

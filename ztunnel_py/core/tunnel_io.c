@@ -9,12 +9,14 @@
 #include "inbound.h"
 #include "tunnel.h"
 
-#define RECORD_SIZE ((size_t)16384)   /* plain bytes of a TLS record */
-#define JOINED_MAX ((size_t)8192)     /* frames up to this size are copied to share a record */
-#define SEND_AT ((size_t)(128 * 1024)) /* encrypted bytes that do not wait for the end of the turn */
+#define RECORD_SIZE ((size_t)16384) /* plain bytes of a TLS record */
+#define JOINED_MAX ((size_t)8192)   /* frames up to this size are copied to share a record */
+#define SEND_AT \
+    ((size_t)(128 * 1024)) /* encrypted bytes that do not wait for the end of the turn */
 #define UNSENT_HIGH ((size_t)(1 << 20)) /* unsent bytes above which streams have to wait */
 #define UNSENT_MAX ((size_t)(4 << 20))  /* a remote side that never reads is given up */
-#define JOINED_FRAMES 16 /* small frames that wait for each other; then the other side can begin */
+#define JOINED_FRAMES 16 /* small frames that wait for each other; then the other side can begin \
+                          */
 #define PIECES 16
 
 static struct tunnel *of(struct h2 *h2) {
@@ -107,8 +109,8 @@ static size_t offer_wire(struct tunnel *tunnel, const struct iovec *iov, int n, 
     return sent < 0 ? 0 : (size_t)sent;
 }
 
-/* Streams wait from UNSENT_HIGH on until half of that is left: set and taken back here only, so that
- * whoever was told to wait is told to go on. */
+/* Streams wait from UNSENT_HIGH on until half of that is left: set and taken back here only, so
+ * that whoever was told to wait is told to go on. */
 static void weigh(struct tunnel *tunnel) {
     const size_t unsent = tunnel->tls.out_len;
     if (!tunnel->h2.is_congested) {

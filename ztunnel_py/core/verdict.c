@@ -168,13 +168,13 @@ static void take_headers(struct reader *reader, struct room *room, struct verdic
 /* What the parts must be, taken together. */
 static bool is_sound(const struct verdict *verdict) {
     switch (verdict->action) {
-        case VERDICT_FORWARD:
-            return verdict->reason == REASON_OK && (verdict->n_hops == 0 || verdict->total_weight > 0);
-        case VERDICT_DENY:
-            return verdict->reason != REASON_OK &&
-                   verdict->n_hops <= (reason_is_early(verdict->reason) ? 0U : 1U);
-        case VERDICT_PUNT:
-            return verdict->reason == REASON_OK;
+    case VERDICT_FORWARD:
+        return verdict->reason == REASON_OK && (verdict->n_hops == 0 || verdict->total_weight > 0);
+    case VERDICT_DENY:
+        return verdict->reason != REASON_OK &&
+               verdict->n_hops <= (reason_is_early(verdict->reason) ? 0U : 1U);
+    case VERDICT_PUNT:
+        return verdict->reason == REASON_OK;
     }
     return false;
 }

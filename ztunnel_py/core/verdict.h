@@ -17,10 +17,10 @@
  *     str16 inner authority, u16 inner sans, each: str16   (DOUBLE_HBONE; else empty and 0)
  *   and nothing behind that
  *
- * FORWARD needs a hop with a positive weight (or none at all: the answer to an IDENTITY question); DENY has at most one hop, none if its reason is
- * early. DENY has a reason, the others have OK. No text has a NUL; what goes into a header has no
- * control characters (values: but tab), the name of one is a lower-case token, and no identity is
- * empty.
+ * FORWARD needs a hop with a positive weight (or none at all: the answer to an IDENTITY question);
+ * DENY has at most one hop, none if its reason is early. DENY has a reason, the others have OK. No
+ * text has a NUL; what goes into a header has no control characters (values: but tab), the name of
+ * one is a lower-case token, and no identity is empty.
  *
  * `tag` is the decider's own name for the verdict. When the last reference goes, a verdict with a
  * tag is put on the list of released ones; whoever drains that list learns the tag and frees the

@@ -22,8 +22,8 @@ struct worker {
     size_t index;
     pthread_t thread;
     struct stats stats;
-    struct list conns;   /* of struct conn */
-    struct list tunnels; /* of struct tunnel, both directions */
+    struct list conns;      /* of struct conn */
+    struct list tunnels;    /* of struct tunnel, both directions */
     struct list handshakes; /* of struct tunnel: accepted, not yet identified */
     uint32_t n_handshakes;
     uint32_t n_lingers;

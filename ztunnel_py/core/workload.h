@@ -33,8 +33,8 @@ struct workload {
     struct mem *mem;
     struct listener listeners[CORE_ROLES]; /* `fd` is -1 for those it has not */
     struct flow_share share;
-    pthread_mutex_t lock; /* guards `ident` */
-    struct ident *ident;  /* NULL: to be asked for */
+    pthread_mutex_t lock;     /* guards `ident` */
+    struct ident *ident;      /* NULL: to be asked for */
     _Atomic uint32_t n_live;  /* connections, handshakes and served tunnels */
     _Atomic uint32_t n_conns; /* connections */
     _Atomic int64_t buffered; /* bytes that wait for stalled readers of its streams */

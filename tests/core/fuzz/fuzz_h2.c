@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fuzzes h2.c: any bytes may come from the other side, as a server and as a client.
  *
- * Input: flags (1: client; 2: the preface and SETTINGS come first; 4: no stream is answered), a seed
- * of what its owner does meanwhile, then what the other side sends, cut at random.
- * Nothing is sent while bytes are read, a sink hears nothing behind its last word, and nothing is
- * left in the end.
+ * Input: flags (1: client; 2: the preface and SETTINGS come first; 4: no stream is answered), a
+ * seed of what its owner does meanwhile, then what the other side sends, cut at random. Nothing is
+ * sent while bytes are read, a sink hears nothing behind its last word, and nothing is left in the
+ * end.
  */
 #include <stdlib.h>
 
@@ -155,8 +155,8 @@ static void emit_data(struct h2 *which, const uint8_t *header, uint8_t *payload,
 }
 
 static bool is_within(const struct h2_request *request, struct text text) {
-    return text.len == 0 || (text.bytes >= request->bytes &&
-                             text.bytes + text.len <= request->bytes + request->len);
+    return text.len == 0 ||
+           (text.bytes >= request->bytes && text.bytes + text.len <= request->bytes + request->len);
 }
 
 static void requested(struct h2 *which, struct stream *stream, const struct h2_request *request) {

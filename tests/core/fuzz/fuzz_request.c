@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fuzzes how a CONNECT becomes a key: h2_request.c, then key.c as inbound.c uses it.
  *
- * Input: whether the client has an identity, then headers: a digit for the name, the value, newline.
- * Of a name the first value counts, of baggage all do; the key packs, and says what was asked.
+ * Input: whether the client has an identity, then headers: a digit for the name, the value,
+ * newline. Of a name the first value counts, of baggage all do; the key packs, and says what was
+ * asked.
  */
 #include <stdlib.h>
 
@@ -13,9 +14,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 
-static const char *const NAMES[] = {":method",   ":authority", "forwarded", "x-forwarded-network",
-                                    "baggage",   "baggag",     "Forwarded", ":path",
-                                    ":protocol", ""};
+static const char *const NAMES[] = {
+    ":method", ":authority", "forwarded", "x-forwarded-network", "baggage",
+    "baggag",  "Forwarded",  ":path",     ":protocol",           ""};
 
 static struct mem mem;
 
