@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ztunnel_py.state.address import Cidr, Ip
     from ztunnel_py.state.service import Ports
 
+    K = TypeVar("K")
     T = TypeVar("T")
 
 log = logger("ztunnel::xds")
@@ -403,7 +404,7 @@ def _parse(message: workload_pb2.Address | authorization_pb2.Authorization, payl
         raise ResourceError(f"failed to decode: {error}") from None
 
 
-def _known(table: Mapping[int, T], value: int, what: str) -> T:
+def _known(table: Mapping[K, T], value: K, what: str) -> T:
     try:
         return table[value]
     except KeyError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where captured connections to other networks go."""
+"""Connections to other networks go through gateways."""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.decide.test_outbound import SERVES, VIP, decide, gateway, reached, refusal
+from tests.decide.build import (
+    SERVES,
+    VIP,
+    decide,
+    gateway,
+    reached,
+    refusal,
+)
 from tests.state.build import pod, service
 from ztunnel_py.decide.verdict import Action, HopProtocol
 from ztunnel_py.errors import Reason
-from ztunnel_py.state.service import BalanceMode, LoadBalancer, Scope
-from ztunnel_py.state.workload import Health
+from ztunnel_py.state.service import (
+    BalanceMode,
+    LoadBalancer,
+    Scope,
+)
+from ztunnel_py.state.workload import (
+    Health,
+)
 
 if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import Verdict
+
 
 FAR: dict[str, Any] = {"network": "far", "serves": SERVES}
 NEAR_GATEWAY = gateway("/10.9.9.9")
