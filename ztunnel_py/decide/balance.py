@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ztunnel_py.state.service import Endpoint, LoadBalancer, Service
-    from ztunnel_py.state.store import Store
+    from ztunnel_py.state.store import Members
     from ztunnel_py.state.workload import Workload
 
 
@@ -48,16 +48,23 @@ class Candidate(NamedTuple):
     port: int
 
 
-def candidates(
-    store: Store, source: Workload, service: Service, port: int, mode: Mode
-) -> list[Candidate]:
-    """The best-ranked endpoints of `service` for `source`; those of capacity 0 take no part.
+def reads(source: Workload, service: Service) -> tuple[object, ...]:
+    """What choosing among the endpoints of `service` reads of `source`, and nothing else."""
+    balancer = service.load_balancer
+    if balancer is None or balancer.mode is BalanceMode.STANDARD:
+        return (source.network,)
+    return (source.network, *(_PARTS[scope](source) for scope in balancer.routing_preferences))
+
+
+def candidates(members: Members, source: Workload, port: int, mode: Mode) -> list[Candidate]:
+    """The best-ranked of `members` for `source`; those of capacity 0 take no part.
 
     Cost: linear in the number of endpoints.
     """
+    service = members.service
     if mode is Mode.STANDARD and port not in service.ports:
         return []
-    eligible = list(_eligible(store, source, service, port, mode))
+    eligible = list(_eligible(members, source, port, mode))
     balancer = service.load_balancer
     if balancer is not None and balancer.mode is not BalanceMode.STANDARD:
         eligible = _preferred(source, balancer, eligible)
@@ -70,12 +77,11 @@ def candidates(
 
 
 def _eligible(
-    store: Store, source: Workload, service: Service, port: int, mode: Mode
+    members: Members, source: Workload, port: int, mode: Mode
 ) -> Iterator[tuple[Endpoint, Workload]]:
-    target = service.ports.get(port)
-    for endpoint in store.endpoints(service):
-        workload = store.workload(endpoint.workload_uid)
-        if workload is None or not _is_reachable(source, workload):
+    target = members.service.ports.get(port)
+    for endpoint, workload in members.pairs:
+        if not _is_reachable(source, workload):
             continue
         if mode is Mode.STANDARD and not target and port not in endpoint.ports:
             continue

@@ -17,6 +17,7 @@ from ztunnel_py.state.address import NetworkAddress
 from ztunnel_py.state.service import Service
 
 if TYPE_CHECKING:
+    from ztunnel_py.decide.upstream import Upstreams
     from ztunnel_py.state.address import Ip
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import GatewayAddress, Workload
@@ -30,7 +31,7 @@ def name(reference: GatewayAddress) -> str:
 
 def find(
     store: Store, source: Workload, reference: GatewayAddress, original: Ip, mode: Mode
-) -> tuple[list[Upstream], Ip]:
+) -> tuple[Upstreams, Ip]:
     """The workloads behind `reference`, and the address that their own is chosen to fit.
 
     A reference by address pins the family; one by hostname follows the caller's `original`.
@@ -42,12 +43,12 @@ def find(
     target = store.find(destination)
     if isinstance(target, Service):
         return upstream.of_service(store, source, target, port, mode), original
-    return ([] if target is None else [Upstream(target, port)]), original
+    return (() if target is None else (Upstream(target, port),)), original
 
 
 def resolve(
     store: Store, source: Workload, reference: GatewayAddress, original: Ip
-) -> tuple[list[Upstream], Ip]:
+) -> tuple[Upstreams, Ip]:
     """The network gateways behind `reference`; see `find`.
 
     Raises:

@@ -10,7 +10,7 @@ is a denial.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from ztunnel_py.decide import baggage, gateway, labels, upstream, waypoint
 from ztunnel_py.decide.balance import Mode
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
     from ztunnel_py.decide.key import OutboundKey
     from ztunnel_py.decide.settings import Settings
-    from ztunnel_py.decide.upstream import Upstream
+    from ztunnel_py.decide.upstream import Upstream, Upstreams
     from ztunnel_py.identity.spiffe import Identity
     from ztunnel_py.state.address import Ip
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import GatewayAddress, Workload
 
+_T = TypeVar("_T")
 _WEIGHT_SCALE = 1 << 32
 
 
@@ -55,6 +56,26 @@ class _Leg(NamedTuple):
     sans: tuple[Identity, ...] = ()
     weight: float = 1
     inner_sans: tuple[Identity, ...] = ()
+
+
+class _Sides(NamedTuple):
+    """The client, as labels know it."""
+
+    plain: labels.Side
+    proved: labels.Side
+    """With its identity, which the server sees where there is mutual TLS."""
+
+
+class _Way(NamedTuple):
+    """All that a connection may do next."""
+
+    hops: tuple[Hop, ...]
+    crosses: bool
+    """Some of them lead to other networks."""
+    epoch: int | None = None
+    """Holds in this discovery epoch only; None: as long as the members of the service."""
+    upstreams: Upstreams = ()
+    """Those that the hops lead to, one each; empty if it is not that simple."""
 
 
 def is_self_call(settings: Settings, destination: SockAddr) -> bool:
@@ -98,16 +119,53 @@ class _Decision:
         found = self._store.at(address, local.namespace)
         service = found if isinstance(found, Service) else None
         if service is not None and (waypoints := waypoint.of_service(service)):
-            return self._forward(self._through(waypoints, service), service)
+            return self._forward(self._way(self._through(waypoints, service)), service)
 
         address = NetworkAddress(local.network, dst.ip)
         upstreams = upstream.find(self._store, local, address, dst.port, Mode.STANDARD)
         if upstreams:
-            legs = _usable(self._legs(u, service) for u in upstreams)
-            return self._forward(legs, upstreams[0].service)
+            return self._forward(self._way_to(upstreams, service), upstreams[0].service)
         if service is not None and not service.is_passthrough:
             raise Refused(Reason.NO_HEALTHY_UPSTREAM, str(dst))
-        return self._forward([_Leg(HopProtocol.TCP, dst)], None)
+        return self._forward(self._way([_Leg(HopProtocol.TCP, dst)]), None)
+
+    def _way_to(self, upstreams: Upstreams, service: Service | None) -> _Way:
+        """How to go to any of `upstreams`; kept with the members of their service.
+
+        It follows from them and from this connection alone, but for what leads through gateways,
+        which is good for one epoch, and for what calls a workload, which may read the source.
+        """
+        via = upstreams[0].service
+        if service is None or via is None:
+            return self._way(_usable(self._legs(u, service) for u in upstreams))
+        members, epoch = self._store.members(via), self._store.discovery_epoch
+        key = (self._local, self._dst, self._settings)
+        kept = cast("_Way | None", members.derived(key))
+        if kept is None or kept.epoch not in (None, epoch):
+            former = cast("_Way | None", members.former(key))
+            kept = self._way_of_members(upstreams, service, former)
+            members.keep(key, kept)
+        return kept
+
+    def _way_of_members(self, upstreams: Upstreams, service: Service, former: _Way | None) -> _Way:
+        """The way to endpoints of `service`; hops that are still good are the former ones."""
+        if any(u.workload.network != self._local.network for u in upstreams):
+            way = self._way(_usable(self._legs(u, service) for u in upstreams))
+            return way._replace(epoch=self._store.discovery_epoch)
+        pairs = () if former is None else zip(former.upstreams, former.hops, strict=False)
+        known = {upstream.workload.uid: (upstream, hop) for upstream, hop in pairs}
+        sides = self._sides()
+
+        def hop_to(upstream: Upstream) -> Iterator[tuple[Upstream, Hop]]:
+            good = known.get(upstream.workload.uid)
+            if good is not None and good[0] == upstream:
+                yield upstream, good[1]
+            else:
+                for leg in self._legs(upstream, service):
+                    yield upstream, _hop(leg, sides, upstream.weight)
+
+        used, hops = zip(*_usable(map(hop_to, upstreams)), strict=True)
+        return _Way(hops, crosses=False, upstreams=used)
 
     def _legs(self, found: Upstream, service: Service | None) -> Iterator[_Leg]:
         """How to go to one upstream: directly, or through the waypoint of a called workload."""
@@ -186,19 +244,25 @@ class _Decision:
 
         return _usable(legs(via) for via in gateways)
 
-    def _forward(self, legs: list[_Leg], service: Service | None) -> Verdict:
+    def _sides(self) -> _Sides:
+        plain = labels.known(self._local, None)
+        return _Sides(plain, plain._replace(principal=str(self._local.identity)))
+
+    def _way(self, legs: list[_Leg]) -> _Way:
+        """What the legs are for the engine: with labels and whole weights."""
+        sides = self._sides()
+        weighed = zip(legs, _whole(legs), strict=True)
+        hops = tuple(_hop(leg, sides, weight) for leg, weight in weighed)
+        return _Way(hops, any(hop.protocol is HopProtocol.DOUBLE_HBONE for hop in hops))
+
+    def _forward(self, way: _Way, service: Service | None) -> Verdict:
         local = self._local
-        plain = labels.known(local, None)
-        proved = plain._replace(principal=str(local.identity))
         headers = [("baggage", baggage.render(local))]
-        if any(leg.protocol is HopProtocol.DOUBLE_HBONE for leg in legs):
+        if way.crosses:
             headers.append((FORWARDED_NETWORK, self._settings.network))
         return Verdict(
             Action.FORWARD,
-            hops=tuple(
-                _hop(leg, plain if leg.protocol is HopProtocol.TCP else proved, weight)
-                for leg, weight in zip(legs, _whole(legs), strict=True)
-            ),
+            hops=way.hops,
             headers=tuple(headers),
             forwarded_host=service.hostname if service is not None else "",
             workload=f"{local.namespace}/{local.name}",
@@ -209,18 +273,18 @@ class _Decision:
         )
 
 
-def _usable(ways: Iterable[Iterable[_Leg]]) -> list[_Leg]:
-    """The legs of all ways that can be gone; if there is none, the first obstacle is raised."""
-    legs: list[_Leg] = []
+def _usable(ways: Iterable[Iterable[_T]]) -> list[_T]:
+    """What all ways that can be gone consist of; if there is none, the first obstacle is raised."""
+    found: list[_T] = []
     obstacle: Refused | None = None
     for way in ways:
         try:
-            legs.extend(way)
+            found.extend(way)
         except Refused as refused:
             obstacle = obstacle or refused
-    if not legs and obstacle is not None:
+    if not found and obstacle is not None:
         raise obstacle
-    return legs
+    return found
 
 
 def _shared(legs: list[_Leg], weight: float) -> list[_Leg]:
@@ -238,8 +302,9 @@ def _whole(legs: list[_Leg]) -> list[int]:
     return [max(1, round(weight * unit)) for weight in weights]
 
 
-def _hop(leg: _Leg, source: labels.Side, weight: int) -> Hop:
+def _hop(leg: _Leg, sides: _Sides, weight: int) -> Hop:
     is_mutual_tls = leg.protocol is not HopProtocol.TCP
+    source = sides.proved if is_mutual_tls else sides.plain
     workload = leg.workload
     side = labels.NOBODY if workload is None else labels.known(workload, workload.identity)
     return Hop(

@@ -6,7 +6,7 @@ Source: spec state, sections 4.2 and 4.4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ztunnel_py.decide import balance
 from ztunnel_py.decide.refusal import Refused
@@ -30,9 +30,13 @@ class Upstream(NamedTuple):
     weight: int = 1
 
 
+Upstreams = tuple[Upstream, ...]
+"""All that are equally good."""
+
+
 def find(
     store: Store, source: Workload, address: NetworkAddress, port: int, mode: Mode
-) -> list[Upstream]:
+) -> Upstreams:
     """Who answers for `address`; nobody if it is unknown, or a service that passes through.
 
     A service goes first, and if none of its endpoints will do there is no falling back.
@@ -40,20 +44,29 @@ def find(
     service = store.service_at(address, source.namespace)
     if service is not None:
         if service.is_passthrough:
-            return []
+            return ()
         return of_service(store, source, service, port, mode)
     workload = store.workload_at(address)
-    return [] if workload is None else [Upstream(workload, port)]
+    return () if workload is None else (Upstream(workload, port),)
 
 
 def of_service(
     store: Store, source: Workload, service: Service, port: int, mode: Mode
-) -> list[Upstream]:
-    """The endpoints of `service` that a connection from `source` may go to."""
-    return [
-        Upstream(workload, target, service, workload.capacity)
-        for workload, target in balance.candidates(store, source, service, port, mode)
-    ]
+) -> Upstreams:
+    """The endpoints of `service` that a connection from `source` may go to.
+
+    Kept with the members of the service: many clients and connections have the same.
+    """
+    members = store.members(service)
+    key = (port, mode, balance.reads(source, service))
+    kept = cast("Upstreams | None", members.derived(key))
+    if kept is None:
+        kept = tuple(
+            Upstream(workload, target, service, workload.capacity)
+            for workload, target in balance.candidates(members, source, port, mode)
+        )
+        members.keep(key, kept)
+    return kept
 
 
 def select_ip(upstream: Upstream, original: Ip) -> Ip:

@@ -15,7 +15,7 @@ from ztunnel_py.errors import Reason
 from ztunnel_py.state.workload import Workload
 
 if TYPE_CHECKING:
-    from ztunnel_py.decide.upstream import Upstream
+    from ztunnel_py.decide.upstream import Upstreams
     from ztunnel_py.state.address import Ip
     from ztunnel_py.state.service import Service
     from ztunnel_py.state.store import Store
@@ -35,7 +35,7 @@ def of_service(service: Service) -> list[tuple[GatewayAddress, int]]:
 
 def resolve(
     store: Store, source: Workload, reference: GatewayAddress, original: Ip
-) -> tuple[list[Upstream], Ip]:
+) -> tuple[Upstreams, Ip]:
     """See `gateway.find`.
 
     Raises:

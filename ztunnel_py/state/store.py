@@ -20,12 +20,15 @@ from ztunnel_py.state.service import Endpoint
 from ztunnel_py.state.workload import NetworkMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from ztunnel_py.state.policy import Policy
     from ztunnel_py.state.service import CidrVip, Ports, Service
     from ztunnel_py.state.workload import NamespacedHostname, Workload, WorkloadInfo
 
+
+DERIVED_MAX = 256
+"""What may be kept with the members of a service: a few hundred clients of one node use it."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -86,6 +89,42 @@ Update = (
 )
 
 
+class Members:
+    """The endpoints that a service keeps, with their workloads; none of them ever changes.
+
+    A change of the service, of one of its endpoints or of a workload behind one makes new members,
+    and nothing else does. So what follows from them may be kept with them, and goes with them; what
+    followed from those before them can still be looked up, since most of it will be the same.
+    """
+
+    __slots__ = ("_derived", "_former", "pairs", "service")
+
+    def __init__(
+        self,
+        service: Service,
+        pairs: tuple[tuple[Endpoint, Workload], ...],
+        former: Members | None = None,
+    ) -> None:
+        self.service = service
+        self.pairs = pairs
+        self._derived: dict[Hashable, object] = {}
+        self._former = {} if former is None else former._derived
+
+    def former(self, key: Hashable) -> object | None:
+        """What was kept under `key` with the members before these; asked for once."""
+        return self._former.pop(key, None)
+
+    def derived(self, key: Hashable) -> object | None:
+        """What was kept under `key`: whatever else it follows from."""
+        return self._derived.get(key)
+
+    def keep(self, key: Hashable, value: object) -> None:
+        """Keeps what follows from these members and `key`; the oldest goes where it is too much."""
+        if len(self._derived) >= DERIVED_MAX:
+            del self._derived[next(iter(self._derived))]
+        self._derived[key] = value
+
+
 class Store:
     """The mesh as one node knows it."""
 
@@ -100,6 +139,9 @@ class Store:
         self._by_identity: dict[tuple[str, str], dict[str, Workload]] = {}
         self._memberships: dict[str, Mapping[NamespacedHostname, Ports]] = {}
         self._endpoints: dict[NamespacedHostname, dict[str, Endpoint]] = {}
+        self._written: dict[str, set[NamespacedHostname]] = {}
+        self._members: dict[NamespacedHostname, Members] = {}
+        self._former: dict[NamespacedHostname, Members] = {}
         self._services: dict[NamespacedHostname, Service] = {}
         self._by_host: dict[str, tuple[Service, ...]] = {}
         self._by_vip: dict[NetworkAddress, tuple[Service, ...]] = {}
@@ -170,7 +212,8 @@ class Store:
         old = self._drop_workload(new.uid)
         self._workloads[new.uid] = new
         for address in _addresses(new):
-            self._by_address[address] = _ranked(self._by_address.get(address, ()), new)
+            found = self._by_address.get(address)
+            self._by_address[address] = (new,) if found is None else _ranked(found, new)
         if self._is_local(new):
             key = (new.namespace, new.service_account)
             self._by_identity.setdefault(key, {})[new.uid] = new
@@ -178,6 +221,9 @@ class Store:
         for service, mapping in ports.items():
             endpoint = Endpoint(new.uid, mapping, new.health)
             self._endpoints.setdefault(service, {})[new.uid] = endpoint
+            self._new_members(service)
+        for service in self._written.get(new.uid, ()):
+            self._new_members(service)
         return self._change_of(old, new)
 
     def _change_of(self, old: Workload | None, new: Workload | None) -> Change:
@@ -206,6 +252,9 @@ class Store:
         for service in self._memberships.pop(uid):
             self._endpoints[service].pop(uid, None)
             _set_or_drop(self._endpoints, service, self._endpoints[service])
+            self._new_members(service)
+        for service in self._written.get(uid, ()):
+            self._new_members(service)
         return old
 
     def _put_service(self, new: Service, endpoints: tuple[Endpoint, ...]) -> None:
@@ -214,16 +263,21 @@ class Store:
         if old is not None:
             self._forget_addresses(old, keep=new)
         self._services[key] = new
+        self._new_members(key)
         self._by_host[new.hostname] = _placed(self._by_host.get(new.hostname, ()), new)
         for vip in new.vips:
             self._by_vip[vip] = _placed(self._by_vip.get(vip, ()), new)
         for cidr in new.cidr_vips:
             self._by_cidr[cidr] = _placed(self._by_cidr.get(cidr, ()), new)
         for endpoint in endpoints:
-            self._endpoints.setdefault(key, {}).setdefault(endpoint.workload_uid, endpoint)
+            uid = endpoint.workload_uid
+            self._endpoints.setdefault(key, {}).setdefault(uid, endpoint)
+            self._written.setdefault(uid, set()).add(key)
 
     def _drop_service(self, key: NamespacedHostname) -> Service | None:
         old = self._services.pop(key, None)
+        self._members.pop(key, None)
+        self._former.pop(key, None)
         if old is not None:
             self._forget_addresses(old, keep=None)
             rest = _without(self._by_host[old.hostname], old)
@@ -236,6 +290,12 @@ class Store:
             _set_or_drop(self._by_vip, vip, _without(self._by_vip[vip], old))
         for cidr in set(old.cidr_vips).difference(keep.cidr_vips if keep else ()):
             _set_or_drop(self._by_cidr, cidr, _without(self._by_cidr[cidr], old))
+
+    def _new_members(self, key: NamespacedHostname) -> None:
+        """Have them made when they are asked for."""
+        old = self._members.pop(key, None)
+        if old is not None:
+            self._former[key] = old
 
     def _drop_policy(self, key: str) -> bool:
         old = self._policies.pop(key, None)
@@ -314,6 +374,18 @@ class Store:
     def endpoints(self, service: Service) -> Iterator[Endpoint]:
         """The endpoints of `service` that are healthy enough for it."""
         return filter(service.keeps, self._endpoints.get(service.key, {}).values())
+
+    def members(self, service: Service) -> Members:
+        """The endpoints of `service` with their workloads: the same object until they change."""
+        key = service.key
+        found = self._members.get(key)
+        if found is None or found.service is not service:
+            pairs = ((e, self._workloads.get(e.workload_uid)) for e in self.endpoints(service))
+            known = tuple((e, w) for e, w in pairs if w is not None)
+            if self._services.get(key) is not service:
+                return Members(service, known)  # who holds an old one
+            found = self._members[key] = Members(service, known, self._former.pop(key, None))
+        return found
 
     def staged(self) -> dict[NamespacedHostname, dict[str, Endpoint]]:
         """Endpoints of services that are not known yet."""
