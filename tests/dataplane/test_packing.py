@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ztunnel_py.dataplane.abc import QuestionKind
-from ztunnel_py.dataplane.packing import pack_address, pack_verdict, unpack_address, unpack_key
+from ztunnel_py.dataplane.packing import (
+    HopPacker,
+    pack_address,
+    pack_verdict,
+    unpack_address,
+    unpack_key,
+)
 from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
 from ztunnel_py.decide.verdict import (
     Action,
@@ -276,7 +283,7 @@ def test_identity_that_is_none_is_refused() -> None:
 
 @given(verdicts)
 def test_verdict_comes_back(verdict: Verdict) -> None:
-    assert read_verdict(pack_verdict(verdict, slot_of)) == verdict
+    assert read_verdict(pack_verdict(verdict, HopPacker(slot_of))) == verdict
 
 
 @pytest.mark.parametrize(
@@ -297,7 +304,7 @@ def test_verdict_comes_back(verdict: Verdict) -> None:
 )
 def test_value_that_does_not_fit_is_an_error(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        pack_verdict(Verdict(Action.FORWARD, **{"hops": (HOP,)} | changes), slot_of)
+        pack_verdict(Verdict(Action.FORWARD, **{"hops": (HOP,)} | changes), HopPacker(slot_of))
 
 
 def test_identity_that_does_not_fit_is_an_error() -> None:
@@ -306,7 +313,7 @@ def test_identity_that_does_not_fit_is_an_error() -> None:
     )
 
     with pytest.raises(ValueError, match="latin-1"):
-        pack_verdict(Verdict(Action.FORWARD, hops=(hop,)), slot_of)
+        pack_verdict(Verdict(Action.FORWARD, hops=(hop,)), HopPacker(slot_of))
 
 
 @pytest.mark.parametrize(
@@ -320,12 +327,31 @@ def test_identity_that_does_not_fit_is_an_error() -> None:
     ids=["unicode", "nul", "surrogate", "long"],
 )
 def test_detail_is_readable_whatever_is_in_it(detail: str, shown: str) -> None:
-    packed = pack_verdict(Verdict.deny(Reason.NO_ROUTE, detail), slot_of)
+    packed = pack_verdict(Verdict.deny(Reason.NO_ROUTE, detail), HopPacker(slot_of))
 
     assert read_verdict(packed).detail == shown
 
 
 def test_verdict_that_holds_for_longer_than_can_be_said_holds_as_long_as_can_be_said() -> None:
-    packed = pack_verdict(Verdict(Action.FORWARD, hops=(HOP,), ttl_s=1e9), slot_of)
+    packed = pack_verdict(Verdict(Action.FORWARD, hops=(HOP,), ttl_s=1e9), HopPacker(slot_of))
 
     assert read_verdict(packed).ttl_s == (2**32 - 1) / 1000
+
+
+def test_long_lists_of_hops_are_packed_once_and_never_confused() -> None:
+    asked: list[TrafficLabels] = []
+
+    def counted(labels: TrafficLabels) -> int:
+        asked.append(labels)
+        return slot_of(labels)
+
+    packer = HopPacker(counted)
+    lists = [tuple(replace(HOP, weight=n) for _ in range(100)) for n in range(300)]
+
+    packed = [packer.pack(hops) for hops in lists]
+    again = [packer.pack(hops) for hops in lists[-100:]]
+
+    assert again == packed[-100:]
+    assert len(asked) == 300 * 100
+    assert len(set(packed)) == 300
+    assert packer.pack(lists[0]) == packed[0]

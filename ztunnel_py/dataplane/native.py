@@ -21,6 +21,7 @@ from ztunnel_py.dataplane.abc import DrainMode, Question, Role
 from ztunnel_py.dataplane.labels import Slots
 from ztunnel_py.dataplane.packing import (
     QUESTION_KINDS,
+    HopPacker,
     pack_address,
     pack_verdict,
     unpack_address,
@@ -80,6 +81,7 @@ class NativeEngine:
         self._is_running = False
         self._wants_opened = True
         self._slots = Slots(_core.SLOTS_MAX)
+        self._hops = HopPacker(self._slots.index)
         self._epoch = Epoch()
         self._ids: dict[str, int] = {}
         self._names: dict[int, str] = {}
@@ -255,7 +257,7 @@ class NativeEngine:
         if not self._is_running:
             return
         try:
-            packed = pack_verdict(verdict, self._slots.index)
+            packed = pack_verdict(verdict, self._hops)
         except ValueError as error:
             self._refuse(question, verdict, str(error))
             return
@@ -406,7 +408,7 @@ class NativeEngine:
 
     def _deny(self, question: int) -> None:
         denial = dataclasses.replace(Verdict.deny(Reason.DECIDER_ERROR), epoch=self.epoch())
-        self._core.reply(question, pack_verdict(denial, self._slots.index), denial)
+        self._core.reply(question, pack_verdict(denial, self._hops), denial)
 
 
 def _bind_error(error: OSError) -> str | None:

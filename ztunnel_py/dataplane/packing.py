@@ -45,6 +45,7 @@ FLAGS = tuple(Flag)
 _ACTIONS = {Action.FORWARD: 0, Action.DENY: 1, Action.PUNT: 2}
 _PROTOCOLS = {protocol: number for number, protocol in enumerate(PROTOCOLS)}
 _USES_SOURCE, _USES_HOST, _USES_CLAIMS = 1, 2, 4
+_MANY_HOPS, _LISTS_KEPT = 16, 128
 _U16, _U32 = 2**16 - 1, 2**32 - 1
 
 _ADDRESS = struct.Struct("<B16sH")
@@ -159,19 +160,46 @@ def _unpack_text(packed: bytes, at: int) -> tuple[str, int]:
 # --- verdicts
 
 
-def pack_verdict(verdict: Verdict, slot_of: Callable[[TrafficLabels], int]) -> bytes:
-    """The verdict for the core; `slot_of` names the counters of a label set.
+class HopPacker:
+    """Hops as bytes.
+
+    Long lists are remembered by what they are, not by what they say: those of a service come again
+    with every push, since decisions keep them (decide/outbound.py).
+
+    Args:
+        slot_of: names the counters of a label set, the same for good.
+    """
+
+    def __init__(self, slot_of: Callable[[TrafficLabels], int]) -> None:
+        self._slot_of = slot_of
+        self._kept: dict[int, tuple[tuple[Hop, ...], bytes]] = {}
+
+    def pack(self, hops: tuple[Hop, ...]) -> bytes:
+        """The bytes of all `hops`, one after the other; raises as `pack_verdict` does."""
+        kept = self._kept.get(id(hops))
+        if kept is not None:
+            return kept[1]
+        packed = b"".join(_pack_hop(hop, self._slot_of(hop.labels)) for hop in hops)
+        if len(hops) >= _MANY_HOPS:
+            if len(self._kept) >= _LISTS_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[id(hops)] = hops, packed  # what is held keeps its id
+        return packed
+
+
+def pack_verdict(verdict: Verdict, hops: HopPacker) -> bytes:
+    """The verdict for the core.
 
     Raises:
         ValueError: something in it does not fit; the message says what.
     """
     try:
-        return _pack_verdict(verdict, slot_of)
+        return _pack_verdict(verdict, hops)
     except (struct.error, OverflowError) as error:
         raise ValueError(f"a verdict has a number out of range: {error}") from error
 
 
-def _pack_verdict(verdict: Verdict, slot_of: Callable[[TrafficLabels], int]) -> bytes:
+def _pack_verdict(verdict: Verdict, hops: HopPacker) -> bytes:
     preface = verdict.preface
     uses = (
         verdict.uses_source * _USES_SOURCE
@@ -196,8 +224,7 @@ def _pack_verdict(verdict: Verdict, slot_of: Callable[[TrafficLabels], int]) -> 
     if preface is not None:
         parts.append(pack_address(preface.target))
     parts.append(_HOPS.pack(len(verdict.hops)))
-    for hop in verdict.hops:
-        parts.append(_pack_hop(hop, slot_of(hop.labels)))
+    parts.append(hops.pack(verdict.hops))
     return b"".join(parts)
 
 

@@ -10,6 +10,7 @@ is a denial.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from ztunnel_py.decide import baggage, gateway, labels, upstream, waypoint
@@ -310,11 +311,17 @@ def _hop(leg: _Leg, sides: _Sides, weight: int) -> Hop:
     return Hop(
         leg.protocol,
         leg.address,
-        labels.traffic("source", source, side, leg.service, is_mutual_tls),
+        _only(labels.traffic("source", source, side, leg.service, is_mutual_tls)),
         labels.log_fields(source, side, leg.service, is_mutual_tls),
         weight,
         leg.authority,
-        leg.sans,
+        _only(leg.sans),
         inner_authority=leg.authority if leg.protocol is HopProtocol.DOUBLE_HBONE else "",
         inner_sans=leg.inner_sans,
     )
+
+
+@functools.lru_cache(maxsize=8192)
+def _only(value: _T) -> _T:
+    """The one copy of what the hops to all pods of a deployment have."""
+    return value
