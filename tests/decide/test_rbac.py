@@ -281,3 +281,16 @@ def test_policy_stored_under_another_name_is_applied_and_named_by_itself() -> No
     ruling = judge(MUTUAL, PolicyUpdate("resource", made))
 
     assert ruling.detail == "explicitly denied by: default/p"
+
+
+def test_policies_that_wait_for_another_client_are_not_even_compiled() -> None:
+    store = Store()
+    other = Match(principals=exact("td/ns/other/sa/other"))
+    store.apply([policy("other", other), policy("mine", ANY_PRINCIPAL)])
+    rulebook = Rulebook(store)
+
+    ruling = rulebook.judge(pod("a").workload, MUTUAL)
+
+    assert ruling.is_allowed
+    compiled = {key for key, one in rulebook._compiled.items() if "matches" in vars(one)}
+    assert compiled == {"default/mine"}

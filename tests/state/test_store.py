@@ -469,7 +469,8 @@ def test_indexes_hold_no_more_than_a_store_that_never_knew_what_is_gone() -> Non
 
 def contents(store: Store) -> dict[str, object]:
     """Everything in the store but what counts changes."""
-    hidden = ("_discovery_epoch", "_policy_epoch", "_listeners", "_members", "_former")
+    counts = ("_discovery_epoch", "_policy_epoch", "_policies_version")
+    hidden = (*counts, "_listeners", "_members", "_former")
     return {name: value for name, value in vars(store).items() if name not in hidden}
 
 

@@ -4,25 +4,29 @@
 Policies are compiled once, when a decision first needs them: a policy is an OR of rules, a rule an
 AND of clauses, a clause an OR of matches, a match an AND over kinds, and within a kind one of the
 wanted values and none of the unwanted. Source: spec state, section 6.
+
+Of many policies few can match one connection: most rules want one of some exact principals,
+accounts, sources, namespaces or ports. So policies are found by these *facts* of a connection, and
+only those that wait for one of its facts, or for none that can be looked up, are tried.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+import operator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ztunnel_py.decide.verdict import Note
-from ztunnel_py.state.policy import PolicyAction, StringMatchKind
+from ztunnel_py.state.policy import Match, PolicyAction, StringMatchKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeVar
 
     from ztunnel_py.identity.spiffe import Identity
     from ztunnel_py.state.address import Cidr, Ip, SockAddr
     from ztunnel_py.state.policy import (
         Clause,
-        Match,
         Policy,
         Rule,
         ServiceAccountMatch,
@@ -36,6 +40,16 @@ if TYPE_CHECKING:
 
 _LOG_TARGET = "state"
 """Where ztunnel's operators look for the lines about policies."""
+
+Fact = tuple[int, object]
+"""A kind, and the value that a connection has."""
+_Wait = tuple[int, set[Fact] | None]
+"""The least telling kind among facts, and the facts."""
+_PRINCIPAL, _ACCOUNT, _SOURCE, _NAMESPACE, _PORT, _NONE = range(6)
+"""Kinds of facts, the most telling first."""
+_SETS_MAX = 1024
+_NO_TELLING: _Wait = (_NONE, None)
+_EMPTY = Match()
 
 
 class Attempt(NamedTuple):
@@ -60,6 +74,16 @@ class Attempt(NamedTuple):
         account = (identity.namespace, identity.service_account)
         return cls(src, dst.ip, dst.port, identity.principal, identity.namespace, account)
 
+    def facts(self) -> tuple[Fact, ...]:
+        """What policies may be found by."""
+        return (
+            (_PRINCIPAL, self.principal),
+            (_ACCOUNT, self.account),
+            (_SOURCE, self.src),
+            (_NAMESPACE, self.namespace),
+            (_PORT, self.port),
+        )
+
 
 class Ruling(NamedTuple):
     """The outcome, with its reasons."""
@@ -72,22 +96,55 @@ class Ruling(NamedTuple):
     notes: tuple[Note, ...] = ()
 
 
-class _Compiled(NamedTuple):
-    policy: Policy
-    key: str
-    """How the policy calls itself; what it is stored under may differ."""
-    matches: Test
+class _Compiled:
+    """A policy, ready to be tried."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.key = policy.key
+        """How the policy calls itself; what it is stored under may differ."""
+        self.facts = _facts_of_policy(policy)
+        """It matches no connection without one of these; None: no telling."""
+
+    @functools.cached_property
+    def matches(self) -> Test:
+        """Most are never tried, so never compiled."""
+        return compile_policy(self.policy)
 
 
-@dataclass(slots=True)
+class _Trials:
+    """Policies in the order in which they are asked."""
+
+    def __init__(self) -> None:
+        self.all: list[_Compiled] = []
+        self._anyway: list[int] = []
+        self._by_fact: dict[Fact, list[int]] = {}
+
+    def add(self, policy: _Compiled) -> None:
+        number = len(self.all)
+        self.all.append(policy)
+        if policy.facts is None:
+            self._anyway.append(number)
+        for fact in policy.facts or ():
+            self._by_fact.setdefault(fact, []).append(number)
+
+    def matching(self, attempt: Attempt, facts: tuple[Fact, ...]) -> Iterator[_Compiled]:
+        """Those that match `attempt`, which has these `facts`."""
+        found = set(self._anyway)
+        for fact in facts:
+            found.update(self._by_fact.get(fact, ()))
+        return (self.all[n] for n in sorted(found) if self.all[n].matches(attempt))
+
+
 class _PolicySet:
-    """The policies that apply to some workloads, in the order in which they are asked."""
+    """The policies that apply to some workloads."""
 
-    deny_dry_run: list[_Compiled]
-    deny: list[_Compiled]
-    allow_dry_run: list[_Compiled]
-    allow: list[_Compiled]
-    unknown: list[str]
+    def __init__(self) -> None:
+        self.deny_dry_run = _Trials()
+        self.deny = _Trials()
+        self.allow_dry_run = _Trials()
+        self.allow = _Trials()
+        self.unknown: list[str] = []
 
 
 class Rulebook:
@@ -95,17 +152,17 @@ class Rulebook:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._epoch = store.policy_epoch
+        self._version = store.policies_version
         self._compiled: dict[str, _Compiled] = {}
         self._sets: dict[tuple[str, tuple[str, ...]], _PolicySet] = {}
 
     def judge(self, workload: Workload, attempt: Attempt, log_level: str = "debug") -> Ruling:
-        """Whether `attempt` may reach `workload`. Cost: linear in the policies that apply."""
+        """Whether `attempt` may reach `workload`. Cost: linear in policies that it may match."""
         return _Judgement(log_level).of(self._set_for(workload), attempt)
 
     def _set_for(self, workload: Workload) -> _PolicySet:
-        if self._epoch != self._store.policy_epoch:
-            self._epoch = self._store.policy_epoch
+        if self._version != self._store.policies_version:
+            self._version = self._store.policies_version
             self._sets.clear()
             current = self._store.policies()
             self._compiled = {
@@ -114,11 +171,13 @@ class Rulebook:
         key = (workload.namespace, workload.authorization_policies)
         found = self._sets.get(key)
         if found is None:
+            if len(self._sets) >= _SETS_MAX:
+                self._sets.clear()
             found = self._sets[key] = self._gather(*key)
         return found
 
     def _gather(self, namespace: str, selected: tuple[str, ...]) -> _PolicySet:
-        result = _PolicySet([], [], [], [], [])
+        result = _PolicySet()
         known = self._store.policies()
         keys = dict.fromkeys(
             (
@@ -133,13 +192,12 @@ class Rulebook:
                 continue
             compiled = self._compiled.get(key)
             if compiled is None:
-                matches = compile_policy(policy)
-                compiled = self._compiled[key] = _Compiled(policy, policy.key, matches)
-            _list_for(result, policy).append(compiled)
+                compiled = self._compiled[key] = _Compiled(policy)
+            _trials_for(result, policy).add(compiled)
         return result
 
 
-def _list_for(policies: _PolicySet, policy: Policy) -> list[_Compiled]:
+def _trials_for(policies: _PolicySet, policy: Policy) -> _Trials:
     if policy.action is PolicyAction.DENY:
         return policies.deny_dry_run if policy.is_dry_run else policies.deny
     return policies.allow_dry_run if policy.is_dry_run else policies.allow
@@ -155,31 +213,30 @@ class _Judgement:
     def of(self, policies: _PolicySet, attempt: Attempt) -> Ruling:
         for key in policies.unknown:
             self._notes.append(Note(_LOG_TARGET, "warn", f"skipping unknown policy {key}", {}))
-        for trial in policies.deny_dry_run:
-            if trial.matches(attempt):
-                self._note("dry-run: deny policy match", trial)
-        for policy in policies.deny:
-            if policy.matches(attempt):
-                self._note("deny policy match", policy)
-                return self._denied(f"explicitly denied by: {policy.key}", policy.key)
-        self._try_allows(policies, attempt)
-        if not policies.allow:
+        facts = attempt.facts()
+        for trial in policies.deny_dry_run.matching(attempt, facts):
+            self._note("dry-run: deny policy match", trial)
+        for policy in policies.deny.matching(attempt, facts):
+            self._note("deny policy match", policy)
+            return self._denied(f"explicitly denied by: {policy.key}", policy.key)
+        self._try_allows(policies, attempt, facts)
+        if not policies.allow.all:
             self._note("no allow policies, allow")
             return self._allowed("no allow policies apply")
-        for policy in policies.allow:
-            if policy.matches(attempt):
-                self._note("allow policy match", policy)
-                return self._allowed(f"allowed by {policy.key}")
+        for policy in policies.allow.matching(attempt, facts):
+            self._note("allow policy match", policy)
+            return self._allowed(f"allowed by {policy.key}")
         self._note("no allow policies matched")
-        names = ", ".join(policy.key for policy in policies.allow[:3])
+        names = ", ".join(policy.key for policy in policies.allow.all[:3])
         return self._denied("allow policies exist, but none allowed", f"none of {names} allows it")
 
-    def _try_allows(self, policies: _PolicySet, attempt: Attempt) -> None:
+    def _try_allows(self, policies: _PolicySet, attempt: Attempt, facts: tuple[Fact, ...]) -> None:
         """Say what dry-run ALLOW policies would do; they change nothing."""
-        matched = [trial for trial in policies.allow_dry_run if trial.matches(attempt)]
+        trials = policies.allow_dry_run
+        matched = list(trials.matching(attempt, facts))
         for trial in matched:
             self._note("dry-run: allow policy match", trial)
-        if policies.allow_dry_run and not matched and not policies.allow:
+        if trials.all and not matched and not policies.allow.all:
             self._note("dry-run: no allow policies match")
 
     def _note(self, message: str, policy: _Compiled | None = None) -> None:
@@ -191,6 +248,57 @@ class _Judgement:
 
     def _denied(self, detail: str, by: str) -> Ruling:
         return Ruling(False, detail, f"denied: {by}", tuple(self._notes))
+
+
+# --- the facts that a policy waits for, from the outside in
+
+
+def _facts_of_policy(policy: Policy) -> frozenset[Fact] | None:
+    """A policy matches by one of its rules, so it waits for what any of them waits for."""
+    found: set[Fact] = set()
+    for rule in policy.rules:
+        _, facts = _facts_of_rule(rule)
+        if facts is None:
+            return None
+        found |= facts
+    return frozenset(found)
+
+
+def _facts_of_rule(rule: Rule) -> _Wait:
+    """All clauses must hold, so waiting for the most telling of them is enough."""
+    return min(map(_facts_of_clause, rule), key=operator.itemgetter(0), default=_NO_TELLING)
+
+
+def _facts_of_clause(clause: Clause) -> _Wait:
+    """One match must fire, so all of them must tell; those without any field never fire."""
+    if not clause:
+        return _NO_TELLING
+    waits = [_facts_of_match(match) for match in clause if match != _EMPTY]
+    found: set[Fact] = set()
+    for _, facts in waits:
+        if facts is None:
+            return _NO_TELLING
+        found |= facts
+    return max((kind for kind, _ in waits), default=_PRINCIPAL), found
+
+
+def _facts_of_match(match: Match) -> _Wait:
+    """All kinds must hold: the most telling one that wants nothing but exact values."""
+    if match.principals and all(map(_is_exact, match.principals)):
+        return _PRINCIPAL, {(_PRINCIPAL, one.value) for one in match.principals}
+    if match.service_accounts:
+        return _ACCOUNT, {(_ACCOUNT, tuple(one)) for one in match.service_accounts}
+    if match.source_ips and all(one.prefixlen == one.max_prefixlen for one in match.source_ips):
+        return _SOURCE, {(_SOURCE, one.network_address) for one in match.source_ips}
+    if match.namespaces and all(map(_is_exact, match.namespaces)):
+        return _NAMESPACE, {(_NAMESPACE, one.value) for one in match.namespaces}
+    if match.destination_ports:
+        return _PORT, {(_PORT, one) for one in match.destination_ports}
+    return _NO_TELLING
+
+
+def _is_exact(match: StringMatch) -> bool:
+    return match.kind is StringMatchKind.EXACT
 
 
 # --- compilation, from the outside in

@@ -133,6 +133,7 @@ class Store:
         self._local_node = local_node
         self._discovery_epoch = 0
         self._policy_epoch = 0
+        self._policies_version = 0
         self._listeners: list[Callable[[Change], None]] = []
         self._workloads: dict[str, Workload] = {}
         self._by_address: dict[NetworkAddress, tuple[Workload, ...]] = {}
@@ -160,6 +161,11 @@ class Store:
     def policy_epoch(self) -> int:
         """Moves with every change of what an authorization reads."""
         return self._policy_epoch
+
+    @property
+    def policies_version(self) -> int:
+        """Moves with every change of a policy, not with what else an authorization reads."""
+        return self._policies_version
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Have `listener` called after each batch that changed something; returns the undo."""
@@ -201,6 +207,7 @@ class Store:
                 return Change.DISCOVERY if self._drop_service(key) else Change.NONE
             case PolicyUpdate(key, policy):
                 self._drop_policy(key)
+                self._policies_version += 1
                 self._policies[key] = policy
                 if (bucket := _bucket(policy)) is not None:
                     self._policies_by_namespace.setdefault(bucket, {})[key] = policy
@@ -301,6 +308,7 @@ class Store:
         old = self._policies.pop(key, None)
         if old is None:
             return False
+        self._policies_version += 1
         if (bucket := _bucket(old)) is not None:
             self._policies_by_namespace[bucket].pop(key)
             _set_or_drop(self._policies_by_namespace, bucket, self._policies_by_namespace[bucket])
