@@ -43,6 +43,9 @@ class Change(enum.Flag):
     """Something that an authorization reads; open connections may have lost their permission."""
 
 
+_BOTH = Change.DISCOVERY | Change.POLICY
+
+
 class WorkloadUpdate(NamedTuple):
     """A workload is new or has changed."""
 
@@ -177,9 +180,11 @@ class Store:
         change = Change.NONE
         try:
             for update in updates:
-                change |= self._apply_one(update)
+                one = self._apply_one(update)
+                if one is not change:
+                    change |= one
         except BaseException:
-            self._changed(Change.DISCOVERY | Change.POLICY)  # anything may have
+            self._changed(_BOTH)  # anything may have
             raise
         self._changed(change)
         return change
@@ -219,8 +224,9 @@ class Store:
         old = self._drop_workload(new.uid)
         self._workloads[new.uid] = new
         for address in _addresses(new):
-            found = self._by_address.get(address)
-            self._by_address[address] = (new,) if found is None else _ranked(found, new)
+            found = self._by_address.setdefault(address, only := (new,))
+            if found is not only:
+                self._by_address[address] = _ranked(found, new)
         if self._is_local(new):
             key = (new.namespace, new.service_account)
             self._by_identity.setdefault(key, {})[new.uid] = new
@@ -228,22 +234,19 @@ class Store:
         for service, mapping in ports.items():
             endpoint = Endpoint(new.uid, mapping, new.health)
             self._endpoints.setdefault(service, {})[new.uid] = endpoint
-            self._new_members(service)
-        for service in self._written.get(new.uid, ()):
-            self._new_members(service)
+        self._new_members(ports, new.uid)
         return self._change_of(old, new)
 
     def _change_of(self, old: Workload | None, new: Workload | None) -> Change:
         """What a workload's replacement means; coming and going is a change of rights, too."""
-        if self._rights(old) != self._rights(new):
-            return Change.DISCOVERY | Change.POLICY
-        return Change.DISCOVERY
+        return _BOTH if self._rights(old) != self._rights(new) else Change.DISCOVERY
 
     def _rights(self, workload: Workload | None) -> tuple[object, ...]:
         """What authorizations of connections to a workload of this node depend on."""
         if workload is None or not self._is_local(workload):
             return ()
-        return (workload.info, workload.trust_domain, workload.authorization_policies)
+        w = workload
+        return (w.name, w.namespace, w.service_account, w.trust_domain, w.authorization_policies)
 
     def _drop_workload(self, uid: str) -> Workload | None:
         old = self._workloads.pop(uid, None)
@@ -256,12 +259,11 @@ class Store:
             key = (old.namespace, old.service_account)
             self._by_identity[key].pop(uid)
             _set_or_drop(self._by_identity, key, self._by_identity[key])
-        for service in self._memberships.pop(uid):
+        memberships = self._memberships.pop(uid)
+        for service in memberships:
             self._endpoints[service].pop(uid, None)
             _set_or_drop(self._endpoints, service, self._endpoints[service])
-            self._new_members(service)
-        for service in self._written.get(uid, ()):
-            self._new_members(service)
+        self._new_members(memberships, uid)
         return old
 
     def _put_service(self, new: Service, endpoints: tuple[Endpoint, ...]) -> None:
@@ -270,7 +272,7 @@ class Store:
         if old is not None:
             self._forget_addresses(old, keep=new)
         self._services[key] = new
-        self._new_members(key)
+        self._new_members((key,))
         self._by_host[new.hostname] = _placed(self._by_host.get(new.hostname, ()), new)
         for vip in new.vips:
             self._by_vip[vip] = _placed(self._by_vip.get(vip, ()), new)
@@ -298,11 +300,13 @@ class Store:
         for cidr in set(old.cidr_vips).difference(keep.cidr_vips if keep else ()):
             _set_or_drop(self._by_cidr, cidr, _without(self._by_cidr[cidr], old))
 
-    def _new_members(self, key: NamespacedHostname) -> None:
-        """Have them made when they are asked for."""
-        old = self._members.pop(key, None)
-        if old is not None:
-            self._former[key] = old
+    def _new_members(self, services: Iterable[NamespacedHostname], uid: str = "") -> None:
+        """Have them made anew when they are asked for, also where `uid` is written as one."""
+        for key in services:
+            if key in self._members:
+                self._former[key] = self._members.pop(key)
+        if self._written and uid in self._written:
+            self._new_members(self._written[uid])
 
     def _drop_policy(self, key: str) -> bool:
         old = self._policies.pop(key, None)
@@ -481,7 +485,8 @@ def _addresses(workload: Workload) -> Iterable[NetworkAddress]:
     """Where a workload is found; nodes' addresses are shared, so they find nobody."""
     if workload.network_mode is NetworkMode.HOST_NETWORK:
         return ()
-    return [NetworkAddress(workload.network, ip) for ip in dict.fromkeys(workload.ips)]
+    ips = workload.ips if len(workload.ips) < 2 else dict.fromkeys(workload.ips)
+    return [NetworkAddress(workload.network, ip) for ip in ips]
 
 
 def _bucket(policy: Policy) -> str | None:
