@@ -203,10 +203,10 @@ def measure_push() -> Values:
 
 def _push(count: int) -> tuple[int, int]:
     """Nanoseconds in all, and of the longest step that lets nobody in between."""
-    store = Store()
+    store = Store("node-1")
     store.apply([decide_mesh.service(), *decide_mesh.pods(0, N_OTHERS)])
     payloads = [decide_mesh.payload(decide_mesh.pod(20_000 + n, True)) for n in range(count)]
-    gc.collect()
+    gc.freeze()
     updates: list[Update] = []
     spent = longest = 0
     for payload in payloads:

@@ -92,7 +92,7 @@ attempts = st.builds(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(policies(), st.lists(attempts, min_size=1, max_size=4), st.booleans())
 def test_ruling_is_that_of_a_naive_reading_of_the_rules(
     updates: list[PolicyUpdate], asked: list[Attempt], is_selected: bool
@@ -111,7 +111,7 @@ def test_ruling_is_that_of_a_naive_reading_of_the_rules(
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(policies(), policies(), st.sets(st.integers(0, 5)), attempts)
 def test_rulebook_that_followed_changes_rules_like_a_new_one(
     before: list[PolicyUpdate], after: list[PolicyUpdate], gone: set[int], attempt: Attempt

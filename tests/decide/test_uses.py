@@ -26,10 +26,12 @@ from ztunnel_py.errors import Reason
 from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.state.address import SockAddr
 from ztunnel_py.state.policy import Match, PolicyScope
+from ztunnel_py.state.service import BalanceMode, LoadBalancer, Scope
 from ztunnel_py.state.store import Store
 from ztunnel_py.state.workload import (
     ApplicationTunnel,
     GatewayAddress,
+    Locality,
     NamespacedHostname,
     Protocol,
     TunnelProtocol,
@@ -61,6 +63,11 @@ gateway = st.none() | st.builds(
 tunnels = st.none() | st.builds(
     ApplicationTunnel, st.sampled_from(TunnelProtocol), st.sampled_from([None, 8080])
 )
+balancers = st.none() | st.builds(
+    LoadBalancer,
+    st.lists(st.sampled_from(Scope), max_size=2, unique=True).map(tuple),
+    st.sampled_from(BalanceMode),
+)
 identity = st.none() | st.sampled_from(
     [Identity("cluster.local", "default", name) for name in ("me", "a", "b")]
 )
@@ -75,6 +82,9 @@ def pods(draw: st.DrawFn, name: str) -> Update:
         "application_tunnel": draw(tunnels),
         "service_account": draw(st.sampled_from(["me", "a"])) if name != "me" else "me",
         "authorization_policies": draw(st.sampled_from([(), ("default/p",), ("default/no",)])),
+        "network_gateway": draw(gateway),
+        "capacity": draw(st.sampled_from([1, 1, 3])),
+        "locality": draw(st.sampled_from([Locality(), Locality("eu")])),
         "services": tuple(draw(st.lists(hostname, max_size=3, unique=True))),
     }
     serves = {f"default/{name}": draw(ports) for name in draw(st.lists(host, max_size=2))}
@@ -85,7 +95,8 @@ def pods(draw: st.DrawFn, name: str) -> Update:
 @st.composite
 def services(draw: st.DrawFn, name: str) -> Update:
     vips = [f"/{one}" for one in draw(st.lists(address, max_size=2))]
-    return service(name, *vips, ports=draw(ports), waypoint=draw(gateway))
+    fields: dict[str, Any] = {"waypoint": draw(gateway), "load_balancer": draw(balancers)}
+    return service(name, *vips, ports=draw(ports), **fields)
 
 
 @st.composite

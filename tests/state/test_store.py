@@ -10,7 +10,7 @@ import pytest
 
 from tests.state.build import at, ip, pod, policy, service
 from ztunnel_py.state.policy import PolicyScope
-from ztunnel_py.state.service import HealthPolicy, LoadBalancer, Visibility
+from ztunnel_py.state.service import Endpoint, HealthPolicy, LoadBalancer, Visibility
 from ztunnel_py.state.store import (
     Change,
     PolicyRemoval,
@@ -127,6 +127,38 @@ def test_service_that_comes_back_finds_its_endpoints() -> None:
     store.apply([service("web.test")])
 
     assert endpoint_uids(store) == {"demo//Pod/default/a"}
+
+
+def test_endpoint_written_with_a_service_follows_its_workload() -> None:
+    written = Endpoint("demo//Pod/default/a", {80: 8080})
+    store = store_of(service("web.test")._replace(endpoints=(written,)))
+    found = store.service(KEY)
+    assert found is not None
+
+    def names() -> list[tuple[str, int]]:
+        return [(w.name, w.capacity) for _, w in store.members(found).pairs]
+
+    seen = [names()]
+    for update in (pod("a"), pod("a", capacity=3), WorkloadRemoval("demo//Pod/default/a")):
+        store.apply([update])
+        seen.append(names())
+
+    assert seen == [[], [("a", 1)], [("a", 3)], []]
+
+
+def test_members_of_a_service_that_was_replaced_are_those_of_its_key() -> None:
+    store = store_of(service("web.test"), pod("a", serves=SERVES))
+    old = store.service(KEY)
+    assert old is not None
+    assert store.members(old) is store.members(old)
+
+    store.apply([service("web.test", load_balancer=ALLOW_ALL)])
+
+    new = store.service(KEY)
+    assert new is not None
+    assert store.members(old).service is old
+    assert store.members(new).service is new
+    assert store.members(new) is store.members(new)
 
 
 def test_update_and_removal_in_one_push_leave_no_endpoint() -> None:

@@ -485,8 +485,10 @@ def _addresses(workload: Workload) -> Iterable[NetworkAddress]:
     """Where a workload is found; nodes' addresses are shared, so they find nobody."""
     if workload.network_mode is NetworkMode.HOST_NETWORK:
         return ()
-    ips = workload.ips if len(workload.ips) < 2 else dict.fromkeys(workload.ips)
-    return [NetworkAddress(workload.network, ip) for ip in ips]
+    network, ips = workload.network, workload.ips
+    if len(ips) == 1:
+        return (NetworkAddress(network, ips[0]),)
+    return [NetworkAddress(network, ip) for ip in dict.fromkeys(ips)]
 
 
 def _bucket(policy: Policy) -> str | None:
