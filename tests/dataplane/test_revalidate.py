@@ -233,7 +233,7 @@ async def ruled(planes: Planes) -> AsyncIterator[Ruled]:
     await ruled.tasks.stop()
 
 
-@pytest.mark.spec("dataplane-99")
+@pytest.mark.spec("dataplane-99", "state-98")
 async def test_a_new_policy_cuts_what_it_denies_and_leaves_the_rest(ruled: Ruled, net: Net) -> None:
     app = await net.app()
     doomed = await net.tunnel(ruled.plane, STRANGER)

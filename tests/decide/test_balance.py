@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.decide.build import (
-    SERVES,
-    VIP,
-)
+from tests.decide.build import SERVES, VIP, WEB, gateway
 from tests.state.build import ip, pod, service
-from ztunnel_py.decide import outbound
+from ztunnel_py.decide import outbound, upstream
+from ztunnel_py.decide.balance import Mode
 from ztunnel_py.decide.key import OutboundKey
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.state.address import SockAddr
@@ -22,9 +20,7 @@ from ztunnel_py.state.service import (
     Scope,
 )
 from ztunnel_py.state.store import Store
-from ztunnel_py.state.workload import (
-    Locality,
-)
+from ztunnel_py.state.workload import Locality, NamespacedHostname
 
 
 def ranked(balancer: LoadBalancer, *places: dict[str, Any]) -> list[str]:
@@ -84,3 +80,44 @@ def test_own_network_goes_before_any_locality(count: int) -> None:
     own = [NOWHERE, REGION, ZONE][:count]
 
     assert ranked(NETWORK_FIRST, *own, {**ZONE, "network": "far"}) == [str(count - 1)]
+
+
+FAR_AWAY = {"network": "far", "network_gateway": gateway("/10.9.9.9")}
+RANKS: list[dict[str, Any]] = [
+    ZONE,
+    REGION,
+    NOWHERE,
+    {**ZONE, **FAR_AWAY},
+    {**REGION, **FAR_AWAY},
+    FAR_AWAY,
+]
+"""From rank 5 to rank 0, for a client that prefers NETWORK, then REGION, then ZONE."""
+
+
+def chosen(*places: dict[str, Any]) -> list[str]:
+    """As `ranked`, before it is known how to get there."""
+    client = pod("client", "10.0.0.1", locality=Locality("eu", "eu-1")).workload
+    store = Store()
+    endpoints = (pod(str(i), f"10.0.1.{i}", serves=SERVES, **p) for i, p in enumerate(places))
+    store.apply([service("web.test", load_balancer=NETWORK_FIRST), *endpoints])
+    found = store.service(NamespacedHostname.parse(WEB))
+    assert found is not None
+    upstreams = upstream.of_service(store, client, found, 80, Mode.STANDARD)
+    return [one.workload.name for one in upstreams]
+
+
+@pytest.mark.spec("state-66")
+@pytest.mark.parametrize("best", range(6))
+def test_only_the_best_of_the_six_ranks_is_used(best: int) -> None:
+    places = [*RANKS[best:], RANKS[best]]
+
+    assert chosen(*reversed(places)) == ["0", str(len(places) - 1)]
+
+
+@pytest.mark.spec("state-67")
+def test_localities_of_other_networks_rank_among_themselves() -> None:
+    both, region, nothing = RANKS[3:]
+
+    assert chosen(nothing, region, both) == ["2"]
+    assert chosen(nothing, region) == ["1"]
+    assert chosen(nothing) == ["0"]

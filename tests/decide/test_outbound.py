@@ -253,6 +253,22 @@ def test_family_restriction_of_a_service_goes_before_the_callers(
     assert str(verdict.hops[0].address) == expected
 
 
+@pytest.mark.spec("state-72")
+@pytest.mark.parametrize("is_service", [False, True])
+def test_the_very_address_that_was_called_goes_before_any_restriction(is_service: bool) -> None:
+    called = "10.0.0.2"
+    vip = f"/{called if is_service else VIP}"
+
+    verdict = decide(
+        service("web.test", vip, ip_families=IpFamilies.IPV6),
+        pod("a", "2001:db8::2", "10.0.0.2", serves=SERVES),
+        to=f"{called}:80",
+    )
+
+    port = 8080 if is_service else 80
+    assert reached(verdict) == [(f"{called}:15008", f"{called}:{port}")]
+
+
 def test_alternative_names_of_a_service_are_accepted_before_the_endpoints_own() -> None:
     names = ("spiffe://td/ns/x/sa/y", "dns.name")
     verdict = decide(

@@ -252,6 +252,7 @@ def test_global_policy_applies_in_every_namespace() -> None:
     assert not judge(PLAIN, policy("p", namespace="root", scope=scope)).is_allowed
 
 
+@pytest.mark.spec("state-99")
 def test_unknown_policy_is_skipped_with_a_warning() -> None:
     ruling = judge(PLAIN, selected=("default/absent",))
 

@@ -106,6 +106,41 @@ def test_waypoint_itself_goes_directly(src: str, expected: tuple[str, str]) -> N
     assert reached(verdict) == [expected]
 
 
+@pytest.mark.spec("state-77")
+def test_waypoint_of_a_pod_is_for_calls_of_the_pod_and_not_of_its_service() -> None:
+    mesh = (
+        service("web.test", f"/{VIP}"),
+        pod("a", "10.0.0.2", serves=SERVES, waypoint=BY_ADDRESS),
+        WAYPOINT,
+    )
+
+    assert reached(decide(*mesh, to="10.0.0.2:8080")) == [("10.0.9.1:15008", "10.0.0.2:8080")]
+    assert reached(decide(*mesh, to=f"{VIP}:80")) == [("10.0.0.2:15008", "10.0.0.2:8080")]
+
+
+@pytest.mark.spec("state-78")
+@pytest.mark.parametrize(
+    ("account", "src", "is_traversed"),
+    [("wp", "10.0.9.1", False), ("wp", "10.0.9.2", True), ("client", "10.0.9.1", True)],
+)
+@pytest.mark.parametrize("reference", ["/10.0.9.1", "default/wp.test"])
+def test_source_is_the_waypoint_by_identity_and_address(
+    account: str, src: str, is_traversed: bool, reference: str
+) -> None:
+    source = pod("source", src, service_account=account).workload
+    verdict = decide(
+        pod("a", "10.0.0.2", waypoint=gateway(reference)),
+        service("wp.test", ports={15008: 15008}),
+        pod("wp", "10.0.9.1", service_account="wp", serves={"default/wp.test": {}}),
+        to="10.0.0.2:80",
+        client=source,
+        src=src,
+    )
+
+    hop = "10.0.9.1" if is_traversed else "10.0.0.2"
+    assert reached(verdict) == [(f"{hop}:15008", "10.0.0.2:80")]
+
+
 @pytest.mark.spec("dataplane-33")
 def test_waypoint_of_the_source_is_not_used() -> None:
     client = pod("client", "10.0.0.1", waypoint=BY_ADDRESS).workload
