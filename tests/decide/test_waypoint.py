@@ -176,6 +176,17 @@ def test_weighted_waypoints_share_connections() -> None:
     }
 
 
+def test_weights_that_are_shared_fit_into_32_bits() -> None:
+    verdict = decide(
+        pod("server", "10.0.0.2", waypoint=BY_ADDRESS),
+        pod("wp1", "10.0.9.1"),
+        to="10.0.0.2:80",
+    )
+
+    (hop,) = verdict.hops
+    assert hop.weight == 2**32 - 1
+
+
 @pytest.mark.spec("dataplane-27", "state-79")
 @pytest.mark.parametrize(("weights", "expected"), [((100, 0), "10.0.9.2"), ((0, 0), "10.0.9.1")])
 def test_waypoints_of_weight_0_are_not_used(weights: tuple[int, int], expected: str) -> None:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from ztunnel_py.state.workload import GatewayAddress, Workload
 
 _T = TypeVar("_T")
-_WEIGHT_SCALE = 1 << 32
+_WEIGHT_MAX = (1 << 32) - 1
+"""What a hop's weight may be for every engine."""
 
 
 class _Leg(NamedTuple):
@@ -299,7 +300,7 @@ def _whole(legs: list[_Leg]) -> list[int]:
     weights = [leg.weight for leg in legs]
     if all(isinstance(weight, int) for weight in weights):
         return [int(weight) for weight in weights]
-    unit = _WEIGHT_SCALE / max(weights)
+    unit = _WEIGHT_MAX / max(weights)
     return [max(1, round(weight * unit)) for weight in weights]
 
 
