@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configures a pair of Envoys to do what a pair of ztunnels does: mTLS and HTTP/2 CONNECT."""
+"""Configures Envoys to do what ztunnels and waypoints do: mTLS and HTTP/2 CONNECT."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ztunnel_py.identity.certificates import WorkloadCertificate
 
 Json = dict[str, Any]
@@ -19,6 +21,8 @@ STREAMS_PER_TUNNEL = 100
 _SOL_SOCKET, _SO_MARK, _MARK = 1, 36, 1337
 _NO_LIMIT = 1_000_000
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
+_PASSED_ON: Json = {"upgrade_configs": [{"upgrade_type": "CONNECT"}]}
+_ENDED: Json = {"upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}
 
 
 class Identity(NamedTuple):
@@ -50,6 +54,17 @@ class Place(NamedTuple):
     """SO_MARK, so that redirection rules let it pass; None where there are none."""
 
 
+class Onward(NamedTuple):
+    """What a waypoint does with streams of one authority."""
+
+    authority: str
+    """`*` for any."""
+    address: tuple[str, int]
+    """Where it sends them to."""
+    identity: str = ""
+    """Who has to answer there, if it goes on through another tunnel; empty: in plaintext."""
+
+
 CAPTURE = Place("0.0.0.0", OUTBOUND_PORT)
 SERVE = Place("0.0.0.0", HBONE_PORT)
 
@@ -79,40 +94,14 @@ def outbound(
             ],
             "filter_chains": [{"filters": [_tunnelling(access_log)]}],
         },
-        {
-            **_cluster("tunnel", place.mark),
-            "type": "STATIC",
-            "load_assignment": {
-                "cluster_name": "tunnel",
-                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*server)}}]}],
-            },
-            "transport_socket": _tls("UpstreamTlsContext", identity),
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
-                    "common_http_protocol_options": {"max_requests_per_connection": streams}
-                    if streams
-                    else {},
-                    "explicit_http_config": {"http2_protocol_options": _http2()},
-                }
-            },
-        },
+        _tunnel("tunnel", identity, server, place.mark, streams),
     )
 
 
 def inbound(identity: Identity, access_log: str, place: Place = SERVE) -> Json:
     """The server's Envoy: each CONNECT stream is a connection to the address that it names."""
     return _bootstrap(
-        {
-            "name": "inbound",
-            "address": _address(place.host, place.port),
-            "filter_chains": [
-                {
-                    "transport_socket": _tls("DownstreamTlsContext", identity),
-                    "filters": [_terminating(access_log)],
-                }
-            ],
-        },
+        _listener(identity, access_log, place, [_host("application", "*", _ENDED)]),
         {
             **_cluster("application", place.mark),
             "type": "ORIGINAL_DST",
@@ -120,6 +109,24 @@ def inbound(identity: Identity, access_log: str, place: Place = SERVE) -> Json:
             "original_dst_lb_config": {"use_http_header": True, "http_header_name": ":authority"},
         },
     )
+
+
+def waypoint(
+    identity: Identity, onward: Sequence[Onward], access_log: str, place: Place = SERVE
+) -> Json:
+    """A waypoint or a gateway: ends tunnels and sends each stream on by its authority."""
+    hosts, clusters = [], []
+    for to in onward:
+        if to.identity:
+            behind = (to.address[0], HBONE_PORT)
+            accepted = identity._replace(accepts=to.identity)
+            clusters.append(_tunnel(to.authority, accepted, behind, place.mark))
+            way = {**_PASSED_ON, "host_rewrite_literal": f"{to.address[0]}:{to.address[1]}"}
+        else:
+            clusters.append({**_cluster(to.authority, place.mark), **_at(to.authority, to.address)})
+            way = _ENDED
+        hosts.append(_host(to.authority, to.authority, way))
+    return _bootstrap(_listener(identity, access_log, place, hosts), *clusters)
 
 
 def command(config: Path, workers: int = 1) -> list[str]:
@@ -134,10 +141,10 @@ def command(config: Path, workers: int = 1) -> list[str]:
     return [*argv, "--log-level", "warn", "--disable-hot-restart"]
 
 
-def _bootstrap(listener: Json, cluster: Json) -> Json:
+def _bootstrap(listener: Json, *clusters: Json) -> Json:
     limits = {"overload.global_downstream_max_connections": _NO_LIMIT}
     return {
-        "static_resources": {"listeners": [listener], "clusters": [cluster]},
+        "static_resources": {"listeners": [listener], "clusters": clusters},
         "layered_runtime": {"layers": [{"name": "limits", "static_layer": limits}]},
     }
 
@@ -167,6 +174,45 @@ def _cluster(name: str, mark: int | None) -> Json:
             ],
         }
     return cluster
+
+
+def _at(name: str, address: tuple[str, int]) -> Json:
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(*address)}}]}]
+    return {
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": name, "endpoints": endpoints},
+    }
+
+
+def _tunnel(
+    name: str, identity: Identity, to: tuple[str, int], mark: int | None, streams: int = 0
+) -> Json:
+    options = {"max_requests_per_connection": streams} if streams else {}
+    return {
+        **_cluster(name, mark),
+        **_at(name, to),
+        "transport_socket": _tls("UpstreamTlsContext", identity),
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_EXTENSIONS}.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": options,
+                "explicit_http_config": {"http2_protocol_options": _http2()},
+            }
+        },
+    }
+
+
+def _listener(identity: Identity, access_log: str, place: Place, hosts: list[Json]) -> Json:
+    return {
+        "name": "inbound",
+        "address": _address(place.host, place.port),
+        "filter_chains": [
+            {
+                "transport_socket": _tls("DownstreamTlsContext", identity),
+                "filters": [_terminating(access_log, hosts)],
+            }
+        ],
+    }
 
 
 def _http2() -> Json:
@@ -239,15 +285,15 @@ def _tunnelling(access_log: str) -> Json:
     }
 
 
-def _terminating(access_log: str) -> Json:
+def _host(cluster: str, authority: str, way: Json) -> Json:
     route = {
         "match": {"connect_matcher": {}},
-        "route": {
-            "cluster": "application",
-            "timeout": "0s",
-            "upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}],
-        },
+        "route": {"cluster": cluster, "timeout": "0s", **way},
     }
+    return {"name": authority, "domains": [authority], "routes": [route]}
+
+
+def _terminating(access_log: str, hosts: list[Json]) -> Json:
     return {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
@@ -259,9 +305,7 @@ def _terminating(access_log: str) -> Json:
             "http2_protocol_options": {**_http2(), "allow_connect": True},
             "upgrade_configs": [{"upgrade_type": "CONNECT"}],
             "access_log": _log(access_log),
-            "route_config": {
-                "virtual_hosts": [{"name": "application", "domains": ["*"], "routes": [route]}]
-            },
+            "route_config": {"virtual_hosts": hosts},
             "http_filters": [
                 {
                     "name": "envoy.filters.http.router",

@@ -79,8 +79,9 @@ class Caller:
         return {}
 
     def close(self, id: int) -> Answer:
-        """Hangs up."""
-        self._socks.pop(id).close()
+        """Hangs up, unless that was done."""
+        if id in self._socks:
+            self._socks.pop(id).close()
         self._sessions.pop(id, None)
         return {}
 

@@ -184,6 +184,12 @@ class Call:
         self._id = number
         self.local = f"{local[0]}:{local[1]}"
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def send(self, data: bytes) -> bool:
         """Whether the bytes could be sent."""
         return "error" not in self._caller.ask("send", id=self._id, data=data.hex())
@@ -218,7 +224,7 @@ class Call:
         self._caller.ask("end", id=self._id)
 
     def close(self) -> None:
-        """Hangs up."""
+        """Hangs up, unless that was done."""
         self._caller.ask("close", id=self._id)
 
 
@@ -433,20 +439,21 @@ class PodMesh:
         path.write_text(json.dumps(config))
         log = self._folder / f"{name}-envoy.log"
         with log.open("w") as out:
-            self.pod(name).popen(argv(path), stdout=out, stderr=out, cwd=self._folder)
+            program = self.pod(name).popen(argv(path), stdout=out, stderr=out)
 
         def is_listening() -> bool:
+            assert program.poll() is None, log.read_text()
             call = self.caller(name).dial(self.ip(name), 15008)
             if isinstance(call, Call):
                 call.close()
             return isinstance(call, Call)
 
-        wait(is_listening, f"Envoy in {name}; see {log}")
+        wait(is_listening, f"Envoy in {name}")
 
     def identity(self, name: str, domain: str = DOMAIN, root: str = "root") -> Path:
         """The stem of a certificate's files: `.pem` with all, and chain, key and roots."""
         stem = self._folder / f"{root}-{domain}-{name}"
-        if not stem.with_suffix(".pem").exists():
+        if not Path(f"{stem}.pem").exists():
             cert, own = (self._folder / f"{root}.{suffix}" for suffix in ("pem", "key"))
             if not cert.exists():
                 write_root(cert, own)
@@ -456,14 +463,14 @@ class PodMesh:
                 issuing.send(None)  # the fake CA never waits
             except StopIteration as done:
                 made = done.value
-            stem.with_suffix(".pem").write_bytes(made.key_pem + made.chain_pem)
+            Path(f"{stem}.pem").write_bytes(made.key_pem + made.chain_pem)
             for part in ("chain", "key", "roots"):
                 Path(f"{stem}.{part}.pem").write_bytes(getattr(made, f"{part}_pem"))
         return stem
 
     def pem(self, name: str, **options: str) -> str:
         """The path of a certificate and its key."""
-        return str(self.identity(name, **options).with_suffix(".pem"))
+        return f"{self.identity(name, **options)}.pem"
 
     def hbone(self, source: str, target: str, **options: str) -> Call:
         """A tunnel made by hand, as the account of the source pod."""

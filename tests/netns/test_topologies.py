@@ -121,10 +121,9 @@ def test_pods_talk_whether_or_not_they_are_in_the_mesh(
     marks = {name: mesh.proxies[name].mark() for name in pods if name in PROXIED}
     is_mutual = len(marks) == 2
 
-    call = mesh.caller(source).call(mesh.ip(target))
-    greeting, is_whole = call.greeting(), call.echoed()
-    shown = {name: mesh.proxies[name].admin("/connections") for name in marks}
-    call.close()
+    with mesh.caller(source).call(mesh.ip(target)) as call:
+        greeting, is_whole = call.greeting(), call.echoed()
+        shown = {name: mesh.proxies[name].admin("/connections") for name in marks}
 
     assert (greeting, is_whole) == (f"{target}:{APP_PORT}", True)
     address = f"{mesh.ip(target)}:{APP_PORT}"
@@ -159,10 +158,9 @@ def test_service_spreads_over_its_endpoints_at_their_ports(
 
     for _ in range(40):
         mark = client.mark()
-        call = mesh.caller("client").call(WEB_VIP, port)
-        greeting = call.greeting()
-        assert call.echoed()
-        call.close()
+        with mesh.caller("client").call(WEB_VIP, port) as call:
+            greeting = call.greeting()
+            assert call.echoed()
         if greeting not in heard:
             name = greeting.partition(":")[0]
             line = checked(mesh, mark, "source", ("client", name), True, "web")
@@ -180,9 +178,9 @@ def test_service_spreads_over_its_endpoints_at_their_ports(
 def test_service_port_that_is_not_there_reaches_nobody(mesh: PodMesh) -> None:
     mark = mesh.proxies["client"].mark()
 
-    call = mesh.caller("client").call(WEB_VIP, 82)
+    with mesh.caller("client").call(WEB_VIP, 82) as call:
+        assert call.read() == (b"", "fin")
 
-    assert call.read().ended == "fin"
     assert mark.line()["error"] == f"no healthy upstream: {WEB_VIP}:82"
     assert mark.growth("connections_opened") == []
 
@@ -191,9 +189,9 @@ def test_denial_by_policy_is_401_at_the_client_and_deny_at_the_server(mesh: PodM
     at_client, at_server = (mesh.proxies[name].mark() for name in ("client", "far"))
     pods = mesh.pod("client"), mesh.pod("far")
 
-    call = mesh.caller("client").call(mesh.ip("far"), DENIED)
+    with mesh.caller("client").call(mesh.ip("far"), DENIED) as call:
+        assert call.read() == (b"", "fin")
 
-    assert call.read() == (b"", "fin")
     assert at_client.line()["error"] == "http status: 401 Unauthorized"
     line = at_server.line()
     assert line["error"] == (
@@ -209,9 +207,9 @@ def test_denial_by_policy_is_401_at_the_client_and_deny_at_the_server(mesh: PodM
 def test_server_of_another_trust_domain_than_expected_is_not_believed(mesh: PodMesh) -> None:
     at_client, at_server = (mesh.proxies[name].mark() for name in ("client", "far"))
 
-    call = mesh.caller("client").call(ALIAS)
+    with mesh.caller("client").call(ALIAS) as call:
+        assert call.read() == (b"", "fin")
 
-    assert call.read() == (b"", "fin")
     line = at_client.line()
     assert line["dst.identity"] == spiffe("far").replace("cluster.local", "else")
     assert line["error"].startswith("io error: ")
@@ -224,12 +222,11 @@ def test_server_of_another_trust_domain_than_expected_is_not_believed(mesh: PodM
 
 def test_client_of_another_trust_domain_is_not_let_in(mesh: PodMesh) -> None:
     at_server = mesh.proxies["far"].mark()
-    call = mesh.caller("outside").call(mesh.ip("far"), 15008)
 
-    call.tls(mesh.pem("client", domain="else"))
-    answer = call.request(f"{mesh.ip('far')}:{APP_PORT}")
+    with mesh.caller("outside").call(mesh.ip("far"), 15008) as call:
+        call.tls(mesh.pem("client", domain="else"))
+        answer = call.request(f"{mesh.ip('far')}:{APP_PORT}")
 
-    assert "status" not in answer
     assert not answer.isdecimal()
     line = at_server.line()
     assert line["message"] == "connection failed"
@@ -262,10 +259,9 @@ def test_authority_says_where_to_and_nowhere_else(
 ) -> None:
     addresses = {name: mesh.ip(name) for name in ("far", "near")}
     mark = mesh.proxies["far"].mark()
-    tunnel = mesh.hbone("outside", "far")
 
-    answer = tunnel.request(authority.format(**addresses))
-    tunnel.close()
+    with mesh.hbone("outside", "far") as tunnel:
+        answer = tunnel.request(authority.format(**addresses))
 
     assert answer == status
     line = mark.line()
@@ -278,10 +274,9 @@ def test_authority_says_where_to_and_nowhere_else(
 def test_a_stream_of_a_named_port_is_the_endpoints_own(mesh: PodMesh) -> None:
     mark = mesh.proxies["far"].mark()
     before = [e["port"] for e in mesh.apps["far"].events() if e["event"] == "tcp"]
-    tunnel = mesh.hbone("outside", "far")
 
-    assert tunnel.request(f"{host('web')}:{NAMED}") == "200"
-    tunnel.close()
+    with mesh.hbone("outside", "far") as tunnel:
+        assert tunnel.request(f"{host('web')}:{NAMED}") == "200"
 
     line = mark.line()
     assert line["dst.hbone_addr"] == f"{host('web')}:{NAMED}"
