@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Double HBONE: from one network to another through an Envoy that sees the outer tunnel only.
+
+`client` is on the network without a name; the gateway and `app` are on the network `far`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench import envoy
+from tests.netns.app import GREETING_SIZE
+from tests.netns.mesh_state import (
+    APP_PORT,
+    BODY,
+    NAMESPACE,
+    PodMesh,
+    gateway,
+    host,
+    key,
+    labels,
+    service,
+    spiffe,
+    wait,
+    workload,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.netns.mesh_state import Entry
+
+PODS = {"client": "node-a", "gateway": "node-b", "app": "node-b"}
+FAR = "far"
+BY_ADDRESS, BY_HOSTNAME, NAMELESS = "10.96.3.1", "10.96.3.2", "10.96.3.3"
+"""Services whose endpoint is behind the gateway's address, behind its hostname, and one that says
+nothing of who serves it."""
+NAMES = ("by-address", "by-hostname", "nameless")
+ODD_PORT = 15018
+"""Of the gateway's service; its pods listen on 15008."""
+
+
+@pytest.fixture(scope="module")
+def mesh(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodMesh]:
+    """Two networks on two nodes."""
+    folder = tmp_path_factory.mktemp("gateways")
+    with PodMesh(PODS, folder) as mesh:
+        mesh.know(workloads(mesh), services())
+        mesh.serve("client")
+        mesh.serve("app", NETWORK=FAR)
+        mesh.run_app("app", "--echo", str(APP_PORT))
+        identity = envoy.Identity.under(mesh.identity("gateway"), spiffe("client"))
+        behind = (mesh.ip("app"), envoy.HBONE_PORT)
+        onward = [envoy.Onward(f"{host(name)}:80", behind) for name in NAMES]
+        place = envoy.Place("0.0.0.0", envoy.HBONE_PORT, mark=None)
+        config = envoy.waypoint(identity, onward, str(folder / "access.log"), place)
+        mesh.run_envoy("gateway", config, envoy.command)
+        yield mesh
+
+
+def workloads(mesh: PodMesh) -> list[Entry]:
+    """`split` stands for all endpoints of a remote service, as a control plane sums them up."""
+    split: Entry = {
+        **workload(mesh.pod("app")),
+        "uid": f"{FAR}/SplitHorizonWorkload/gateway/{key('by-hostname')}",
+        "name": "split",
+        "workloadIps": [],
+        "network": FAR,
+        "services": {key("by-hostname"): {80: 0}},
+        "networkGateway": gateway(key("gateway"), ODD_PORT),
+    }
+    return [
+        workload(mesh.pod("client")),
+        workload(mesh.pod("gateway"), network=FAR, services={key("gateway"): {ODD_PORT: 15008}}),
+        workload(
+            mesh.pod("app"),
+            network=FAR,
+            networkGateway=gateway(f"{FAR}/{mesh.ip('gateway')}"),
+            services={key(name): {80: APP_PORT} for name in ("by-address", "nameless")},
+        ),
+        split,
+    ]
+
+
+def services() -> list[Entry]:
+    names = [spiffe("app")]
+    return [
+        service("by-address", BY_ADDRESS, {80: APP_PORT}, subjectAltNames=names),
+        service("by-hostname", BY_HOSTNAME, {80: APP_PORT}, subjectAltNames=names),
+        service("nameless", NAMELESS, {80: APP_PORT}),
+        service("gateway", "10.96.3.9", {ODD_PORT: 15008}),
+    ]
+
+
+@pytest.mark.spec("dataplane-40", "state-82")
+@pytest.mark.parametrize(
+    ("vip", "name"),
+    [(BY_ADDRESS, "by-address"), (BY_HOSTNAME, "by-hostname")],
+    ids=["gateway by address", "gateway by hostname and another port"],
+)
+def test_services_of_another_network_are_reached_through_its_gateway(
+    mesh: PodMesh, vip: str, name: str
+) -> None:
+    at_client, at_app = (mesh.proxies[pod].mark() for pod in ("client", "app"))
+    authority = f"{host(name)}:80"
+
+    with mesh.caller("client").call(vip, 80) as call:
+        assert call.greeting() == f"app:{APP_PORT}"
+        assert call.echoed()
+        (shown,) = mesh.proxies["client"].admin("/connections")
+
+    line = at_client.line()
+    assert "error" not in line
+    assert (line["src.addr"], line["dst.addr"]) == (call.local, f"{mesh.ip('gateway')}:15008")
+    assert (shown["protocol"], shown["actualDst"]) == ("DOUBLEHBONE", line["dst.addr"])
+    assert (line["dst.hbone_addr"], line["dst.service"]) == (authority, host(name))
+    counted, received, sent = at_client.counted()
+    assert counted["destination_service"] == host(name)
+    assert counted["connection_security_policy"] == "mutual_tls"
+    assert (received, sent) == (len(BODY), len(BODY) + GREETING_SIZE)
+    at_server = at_app.line()
+    assert at_server["src.addr"].startswith(f"{mesh.ip('gateway')}:")
+    assert at_server["dst.hbone_addr"] == authority
+    assert at_server["dst.service"] == host(name)
+    assert at_app.counted()[1:] == (received, sent)
+
+
+def test_client_behind_a_gateway_is_known_by_its_own_word_and_certificate(mesh: PodMesh) -> None:
+    at_app = mesh.proxies["app"].mark()
+    pods = mesh.pod("client"), mesh.pod("app")
+
+    with mesh.caller("client").call(BY_ADDRESS, 80) as call:
+        assert call.greeting() == f"app:{APP_PORT}"
+
+    line = at_app.line()
+    assert line["src.identity"] == spiffe("client")
+    assert (line["src.workload"], line["src.namespace"]) == ("client-app", NAMESPACE)
+    expected = labels("destination", *pods, is_mutual=True, service="by-address")
+    # the app of a source that tells of itself is its workload
+    assert at_app.counted()[0] == expected | {"source_app": "client"}
+
+
+@pytest.mark.spec("dataplane-84")
+@pytest.mark.parametrize(
+    ("network", "workload_name"), [("elsewhere", "liar"), (FAR, "gateway"), ("FAR", "gateway")]
+)
+def test_word_of_a_client_counts_only_if_it_comes_from_another_network(
+    mesh: PodMesh, network: str, workload_name: str
+) -> None:
+    mark = mesh.proxies["app"].mark()
+    said = ("baggage", "k8s.namespace.name=elsewhere,k8s.deployment.name=liar")
+
+    with mesh.hbone("gateway", "app") as tunnel:
+        status = tunnel.request(
+            f"{mesh.ip('app')}:{APP_PORT}", said, ("x-forwarded-network", network)
+        )
+
+    assert status == "200"
+    counted, _, _ = mark.counted()
+    assert counted["source_workload"] == workload_name
+    assert counted["source_principal"] == spiffe("gateway")
+
+
+@pytest.mark.spec("dataplane-42")
+def test_outer_tunnel_is_shared_and_inner_ones_are_not(mesh: PodMesh) -> None:
+    client, app = mesh.proxies["client"], mesh.proxies["app"]
+    client.mark()
+    app.mark()
+
+    with (
+        mesh.caller("client").call(BY_ADDRESS, 80) as first,
+        mesh.caller("client").call(BY_ADDRESS, 80) as second,
+    ):
+        assert first.greeting() == second.greeting() == f"app:{APP_PORT}"
+        tunnels = app.admin("/tunnels")
+        outer = [t for t in client.admin("/tunnels") if t["identity"] == spiffe("gateway")]
+
+    assert [(t["identity"], t["streams"]) for t in tunnels] == [(spiffe("client"), 1)] * 2
+    assert [t["streams"] for t in outer] == [2]
+    wait(lambda: app.admin("/tunnels") == [], "the inner tunnels to go")
+
+
+@pytest.mark.spec("dataplane-44")
+def test_nobody_is_believed_behind_a_gateway_unless_the_service_names_them(mesh: PodMesh) -> None:
+    at_client, at_app = (mesh.proxies[pod].mark() for pod in ("client", "app"))
+
+    with mesh.caller("client").call(NAMELESS, 80) as call:
+        assert call.read() == (b"", "fin")
+
+    assert "identity verification error" in at_client.line()["error"]
+    ((failed, count),) = at_client.growth("connections_failed")
+    assert (failed["response_flags"], count) == ("CONNECT", 1)
+    assert at_app.growth("connections_opened") == []
