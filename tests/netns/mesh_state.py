@@ -366,6 +366,7 @@ class PodMesh:
         self._stack = contextlib.ExitStack()
         self._mesh = Mesh(pods)
         self._callers: dict[str, Caller] = {}
+        self._enrolled: set[str] = set()
         self.proxies: dict[str, Proxy] = {}
         self.apps: dict[str, Journal] = {}
 
@@ -418,20 +419,23 @@ class PodMesh:
         for name in names:
             self.proxies[name] = self._start(self.pod(name), changes)
         for name in names:
-            self.pod(name).enrol()
+            if name not in self._enrolled:
+                self.pod(name).enrol()
+                self._enrolled.add(name)
         for name in names:
             journal = self.proxies[name].journal
             ready = journal.wait(lambda e: "marking server ready" in e.get("message", ""))
             assert ready, journal.path.read_text()
 
-    def run_app(self, name: str, *arguments: str) -> None:
+    def run_app(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         """Starts the application of a pod; see `app.py`."""
         path = self._folder / f"{name}-app.log"
         argv = [sys.executable, str(_APP), name, *arguments]
         with path.open("w") as out:
-            self.pod(name).popen(argv, stdout=out, stderr=out, cwd=ROOT)
+            program = self.pod(name).popen(argv, stdout=out, stderr=out, cwd=ROOT)
         self.apps[name] = Journal(path)
         assert self.apps[name].wait(lambda e: e.get("event") == "ready"), path.read_text()
+        return program
 
     def run_envoy(self, name: str, config: Entry, argv: Callable[[Path], list[str]]) -> None:
         """Starts an Envoy in a pod and returns when it listens on 15008."""
