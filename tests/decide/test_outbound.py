@@ -269,6 +269,17 @@ def test_the_very_address_that_was_called_goes_before_any_restriction(is_service
     assert reached(verdict) == [(f"{called}:15008", f"{called}:{port}")]
 
 
+@pytest.mark.spec("state-72")
+def test_called_address_of_a_pod_is_used_whatever_the_families_of_its_service() -> None:
+    verdict = decide(
+        service("web.test", "/10.0.0.2", ip_families=IpFamilies.IPV6),
+        pod("a", "2001:db8::2", "10.0.0.2", serves=SERVES),
+        to="10.0.0.2:80",
+    )
+
+    assert reached(verdict) == [("10.0.0.2:15008", "10.0.0.2:8080")]
+
+
 def test_alternative_names_of_a_service_are_accepted_before_the_endpoints_own() -> None:
     names = ("spiffe://td/ns/x/sa/y", "dns.name")
     verdict = decide(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 GREETING_SIZE = 32
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
-_PROXY, _IPV4 = 0x21, 0x11
+_PROXY, _IPV4, _UNSPECIFIED = 0x21, 0x11, 0x01
 _CHUNK = 1 << 16
 
 
@@ -35,7 +35,9 @@ def show(**fields: object) -> None:
 
 def serve(port: int, what: Callable[[socket.socket], None]) -> None:
     """Gives each connection to `what`, in a thread of its own."""
-    server = socket.create_server(("", port), backlog=128)
+    server = socket.create_server(
+        ("", port), family=socket.AF_INET6, backlog=128, dualstack_ipv6=True
+    )
 
     def one(conn: socket.socket) -> None:
         with conn, contextlib.suppress(OSError):
@@ -44,7 +46,8 @@ def serve(port: int, what: Callable[[socket.socket], None]) -> None:
     def accept() -> None:
         while True:
             conn, source = server.accept()
-            show(event="tcp", port=port, source=list(source[:2]))
+            host = source[0].removeprefix("::ffff:")
+            show(event="tcp", port=port, source=[host, source[1]])
             threading.Thread(target=one, args=(conn,), daemon=True).start()
 
     threading.Thread(target=accept).start()
@@ -85,16 +88,26 @@ def waypoint(conn: socket.socket) -> None:
     head = exactly(conn, 16)
     signature, version, family, size = head[:12], head[12], head[13], head[14:]
     body = exactly(conn, struct.unpack("!H", size)[0])
-    assert (signature, version, family) == (SIGNATURE, _PROXY, _IPV4), head.hex()
+    assert (signature, version) == (SIGNATURE, _PROXY), head.hex()
+    if family == _UNSPECIFIED:
+        show(event="proxy", source=None, destination=None, tlvs=tlvs(body))
+        return
+    assert family == _IPV4, head.hex()
     src, dst = (str(ipaddress.IPv4Address(body[i : i + 4])) for i in (0, 4))
     src_port, dst_port = struct.unpack("!HH", body[8:12])
-    tlvs, rest = [], body[12:]
-    while rest:
-        kind, length = struct.unpack("!BH", rest[:3])
-        tlvs.append([kind, rest[3 : 3 + length].decode()])
-        rest = rest[3 + length :]
-    show(event="proxy", source=f"{src}:{src_port}", destination=f"{dst}:{dst_port}", tlvs=tlvs)
+    addresses = {"source": f"{src}:{src_port}", "destination": f"{dst}:{dst_port}"}
+    show(event="proxy", **addresses, tlvs=tlvs(body[12:]))
     relay(conn, (dst, dst_port))
+
+
+def tlvs(data: bytes) -> list[tuple[int, str]]:
+    """What follows the addresses in a PROXY header."""
+    found = []
+    while data:
+        kind, length = struct.unpack("!BH", data[:3])
+        found.append((kind, data[3 : 3 + length].decode()))
+        data = data[3 + length :]
+    return found
 
 
 def exactly(conn: socket.socket, n: int) -> bytes:

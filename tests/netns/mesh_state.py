@@ -66,7 +66,7 @@ def workload(pod: Pod, **changes: object) -> Entry:
         "workloadType": "deployment",
         "canonicalName": f"{pod.name}-app",
         "canonicalRevision": "v1",
-        "workloadIps": [pod.ipv4],
+        "workloadIps": [pod.ipv4, pod.ipv6],
         "node": pod.node,
         "protocol": "HBONE",
         "locality": {"region": "eu", "zone": pod.node.replace("node", "zone"), "subzone": ""},
@@ -165,6 +165,11 @@ def constant(line: Event) -> dict[str, str]:
     return {name: line[name] for name in named if not name.endswith("addr")}
 
 
+def at(address: str, port: int) -> str:
+    """Address and port as they are logged."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 # --- who is there
 
 
@@ -182,7 +187,7 @@ class Call:
     def __init__(self, caller: Caller, number: int, local: tuple[str, int]) -> None:
         self._caller = caller
         self._id = number
-        self.local = f"{local[0]}:{local[1]}"
+        self.local = at(*local)
 
     def __enter__(self) -> Self:
         return self

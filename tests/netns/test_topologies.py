@@ -16,6 +16,7 @@ from tests.netns.mesh_state import (
     APP_PORT,
     BODY,
     PodMesh,
+    at,
     constant,
     fields,
     host,
@@ -114,20 +115,22 @@ def checked(
 
 @pytest.mark.parametrize("target", ["near", "far", "bare-near", "bare-far"])
 @pytest.mark.parametrize("source", ["client", "outside"])
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 def test_pods_talk_whether_or_not_they_are_in_the_mesh(
-    mesh: PodMesh, source: str, target: str
+    mesh: PodMesh, source: str, target: str, family: str
 ) -> None:
     pods = (source, target)
     marks = {name: mesh.proxies[name].mark() for name in pods if name in PROXIED}
     is_mutual = len(marks) == 2
+    here, there = (getattr(mesh.pod(name), family) for name in pods)
 
-    with mesh.caller(source).call(mesh.ip(target)) as call:
+    with mesh.caller(source).call(there) as call:
         greeting, is_whole = call.greeting(), call.echoed()
         shown = {name: mesh.proxies[name].admin("/connections") for name in marks}
 
     assert (greeting, is_whole) == (f"{target}:{APP_PORT}", True)
-    address = f"{mesh.ip(target)}:{APP_PORT}"
-    next_hop = f"{mesh.ip(target)}:15008" if is_mutual else address
+    address = at(there, APP_PORT)
+    next_hop = at(there, 15008) if is_mutual else address
     for view in shown.values():
         assert [one["protocol"] for one in view] == ["HBONE" if is_mutual else "TCP"]
     if source in marks:
@@ -137,7 +140,7 @@ def test_pods_talk_whether_or_not_they_are_in_the_mesh(
         assert [one["actualDst"] for one in shown[source]] == [next_hop]
     if target in marks:
         line = checked(mesh, marks[target], "destination", pods, is_mutual)
-        assert str(line["src.addr"]).startswith(f"{mesh.ip(source)}:")
+        assert str(line["src.addr"]).startswith(at(here, 0)[:-1])
         assert line["dst.addr"] == next_hop
         assert [one["actualDst"] for one in shown[target]] == [address]
 

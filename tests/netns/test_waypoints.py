@@ -48,6 +48,8 @@ HEADED, QUIET = 15088, 15089
 """Ports of the application tunnels with and without a PROXY header."""
 GONE_VIP, DIRECT_VIP = "10.96.1.9", "10.96.2.9"
 """Services whose waypoint is not there, and without a waypoint."""
+SIX_VIP = "fd96::6"
+"""The only address of a service."""
 IDENTITY_TLV = 0xD0
 
 
@@ -114,6 +116,7 @@ def services(mesh: PodMesh) -> list[Entry]:
     return [
         *(service(way.name, way.vip, {80: 0}, waypoint=references[way.name]) for way in WAYS),
         service("bare", "10.96.2.1", {15008: 15008}),
+        service("six", SIX_VIP, {80: APP_PORT}),
         service("direct", DIRECT_VIP, {80: APP_PORT}),
         service("gone", GONE_VIP, {80: APP_PORT}, waypoint=gateway(key("nowhere"))),
     ]
@@ -184,6 +187,31 @@ def test_sandwiched_waypoint_is_told_who_called_whom_and_goes_on_directly(mesh: 
     line = at_app.line()
     line.pop("dst.service", None)
     assert constant(line) == fields(*legs, is_mutual=True)
+
+
+@pytest.mark.spec("dataplane-82")
+def test_header_names_no_addresses_where_their_families_differ(mesh: PodMesh) -> None:
+    told = len(mesh.apps["inner"].events())
+
+    with mesh.hbone("envoy", "inner") as tunnel:
+        status = tunnel.request(f"{host('six')}:80")
+
+    wait(lambda: len(mesh.apps["inner"].events()) == told + 2, "the header")
+    said = mesh.apps["inner"].events()[-1]
+    assert status == "200"
+    assert (said["source"], said["destination"]) == (None, None)
+    assert said["tlvs"] == [[IDENTITY_TLV, spiffe("envoy")]]
+
+
+@pytest.mark.spec("dataplane-31", "state-77")
+def test_waypoint_of_a_workload_is_for_those_who_call_it_by_its_address(mesh: PodMesh) -> None:
+    line_of_client(mesh, (mesh.ip("app"), APP_PORT), "inner")
+    mark = mesh.proxies["client"].mark()
+
+    with mesh.caller("client").call(DIRECT_VIP, 80) as call:
+        assert call.greeting() == f"app:{APP_PORT}"
+
+    assert mark.line()["dst.addr"] == f"{mesh.ip('app')}:15008"
 
 
 @pytest.mark.spec("dataplane-80")
