@@ -42,7 +42,7 @@ CLUSTER = "demo"
 DOMAIN = "cluster.local"
 APP_PORT = 8080
 BODY = random.Random(7).randbytes(1 << 16)
-DEADLINE_S = 8.0
+DEADLINE_S, START_S = 10.0, 25.0
 _APP = Path(__file__).with_name("app.py")
 _CALLER = Path(__file__).with_name("caller.py")
 _SAMPLE = re.compile(r"istio_tcp_(\w+?)(?:_total)?\{(.*)\} (\d+)")
@@ -428,9 +428,8 @@ class PodMesh:
                 self.pod(name).enrol()
                 self._enrolled.add(name)
         for name in names:
-            journal = self.proxies[name].journal
-            ready = journal.wait(lambda e: "marking server ready" in e.get("message", ""))
-            assert ready, journal.path.read_text()
+            proxy = self.proxies[name]
+            awaited(proxy.journal, proxy.program, "message", "marking server ready")
 
     def run_app(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         """Starts the application of a pod; see `app.py`."""
@@ -439,7 +438,7 @@ class PodMesh:
         with path.open("w") as out:
             program = self.pod(name).popen(argv, stdout=out, stderr=out, cwd=ROOT)
         self.apps[name] = Journal(path)
-        assert self.apps[name].wait(lambda e: e.get("event") == "ready"), path.read_text()
+        awaited(self.apps[name], program, "event", "ready")
         return program
 
     def run_envoy(self, name: str, config: Entry, argv: Callable[[Path], list[str]]) -> None:
@@ -457,7 +456,7 @@ class PodMesh:
                 call.close()
             return isinstance(call, Call)
 
-        wait(is_listening, f"Envoy in {name}")
+        wait(is_listening, f"Envoy in {name}", START_S)
 
     def identity(self, name: str, domain: str = DOMAIN, root: str = "root") -> Path:
         """The stem of a certificate's files: `.pem` with all, and chain, key and roots."""
@@ -507,9 +506,19 @@ class PodMesh:
         return Proxy(self.caller(pod.name), program, path)
 
 
-def wait(condition: Callable[[], object], what: str) -> None:
+def wait(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
     """Returns as soon as the condition holds; fails naming `what` at the deadline."""
-    end = time.monotonic() + DEADLINE_S
+    end = time.monotonic() + deadline_s
     while not condition():
-        assert time.monotonic() < end, f"waited {DEADLINE_S:g} s for {what}"
+        assert time.monotonic() < end, f"waited {deadline_s:g} s for {what}"
         time.sleep(0.01)
+
+
+def awaited(journal: Journal, program: subprocess.Popen[str], field: str, word: str) -> None:
+    """Waits until a program that has just been started has said a word."""
+
+    def is_said() -> bool:
+        assert program.poll() is None, journal.path.read_text()
+        return any(word in event.get(field, "") for event in journal.events())
+
+    wait(is_said, f"{word!r} in {journal.path}", START_S)
