@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Double HBONE: from one network to another through an Envoy that sees the outer tunnel only.
 
-`client` is on the network without a name; the gateway and `app` are on the network `far`.
+`client` is on the network without a name; the gateway, `app` and its waypoint `warden` are on the
+network `far`. All that the gateway goes by is the authority of the outer tunnel.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from tests.netns.mesh_state import Entry
 
-PODS = {"client": "node-a", "gateway": "node-b", "app": "node-b"}
+PODS = {"client": "node-a", "gateway": "node-b", "app": "node-b", "warden": "node-b"}
 FAR = "far"
 BY_ADDRESS, BY_HOSTNAME, NAMELESS = "10.96.3.1", "10.96.3.2", "10.96.3.3"
 """Services whose endpoint is behind the gateway's address, behind its hostname, and one that says
@@ -40,6 +41,8 @@ nothing of who serves it."""
 NAMES = ("by-address", "by-hostname", "nameless")
 ODD_PORT = 15018
 """Of the gateway's service; its pods listen on 15008."""
+GUARDED, TUNNEL_PORT = "10.96.3.4", 15089
+"""A service whose waypoint is on the other network, and where that takes streams."""
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +52,14 @@ def mesh(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with PodMesh(PODS, folder) as mesh:
         mesh.know(workloads(mesh), services())
         mesh.serve("client")
-        mesh.serve("app", NETWORK=FAR)
+        mesh.serve("app", "warden", NETWORK=FAR)
         mesh.run_app("app", "--echo", str(APP_PORT))
+        mesh.run_app("warden", "--relay", str(TUNNEL_PORT), f"{mesh.ip('app')}:{APP_PORT}")
         identity = envoy.Identity.under(mesh.identity("gateway"), spiffe("client"))
         behind = (mesh.ip("app"), envoy.HBONE_PORT)
         onward = [envoy.Onward(f"{host(name)}:80", behind) for name in NAMES]
+        warden = (mesh.ip("warden"), envoy.HBONE_PORT)
+        onward.append(envoy.Onward(f"{host('guarded')}:80", warden))
         place = envoy.Place("0.0.0.0", envoy.HBONE_PORT, mark=None)
         config = envoy.waypoint(identity, onward, str(folder / "access.log"), place)
         mesh.run_envoy("gateway", config, envoy.command)
@@ -81,6 +87,13 @@ def workloads(mesh: PodMesh) -> list[Entry]:
             services={key(name): {80: APP_PORT} for name in ("by-address", "nameless")},
         ),
         split,
+        workload(
+            mesh.pod("warden"),
+            network=FAR,
+            networkGateway=gateway(f"{FAR}/{mesh.ip('gateway')}"),
+            applicationTunnel={"protocol": "NONE", "port": TUNNEL_PORT},
+            services={key("warden"): {15008: 15008}},
+        ),
     ]
 
 
@@ -91,6 +104,8 @@ def services() -> list[Entry]:
         service("by-hostname", BY_HOSTNAME, {80: APP_PORT}, subjectAltNames=names),
         service("nameless", NAMELESS, {80: APP_PORT}),
         service("gateway", "10.96.3.9", {ODD_PORT: 15008}),
+        service("guarded", GUARDED, {80: APP_PORT}, waypoint=gateway(key("warden"))),
+        service("warden", "10.96.3.8", {15008: 0}, subjectAltNames=[spiffe("warden")]),
     ]
 
 
@@ -125,6 +140,26 @@ def test_services_of_another_network_are_reached_through_its_gateway(
     assert at_server["dst.hbone_addr"] == authority
     assert at_server["dst.service"] == host(name)
     assert at_app.counted()[1:] == (received, sent)
+
+
+@pytest.mark.spec("state-83")
+def test_waypoint_of_another_network_is_reached_through_its_gateway(mesh: PodMesh) -> None:
+    at_client, at_warden, at_app = (mesh.proxies[n].mark() for n in ("client", "warden", "app"))
+
+    with mesh.caller("client").call(GUARDED, 80) as call:
+        assert call.greeting() == f"app:{APP_PORT}"
+        assert call.echoed()
+
+    line = at_client.line()
+    assert line["dst.addr"] == f"{mesh.ip('gateway')}:15008"
+    assert line["dst.hbone_addr"] == f"{host('guarded')}:80"
+    wait(lambda: len(at_warden.proxy.lines()) == at_warden.n_lines + 2, "both legs of the waypoint")
+    legs = at_warden.proxy.lines()[at_warden.n_lines :]
+    inbound, outbound = sorted(legs, key=lambda leg: str(leg["direction"]))
+    assert inbound["src.identity"] == spiffe("client")
+    assert inbound["dst.hbone_addr"] == f"{host('guarded')}:80"
+    assert outbound["dst.addr"] == f"{mesh.ip('app')}:15008"
+    assert at_app.line()["src.identity"] == spiffe("warden")
 
 
 def test_client_behind_a_gateway_is_known_by_its_own_word_and_certificate(mesh: PodMesh) -> None:
@@ -165,21 +200,24 @@ def test_word_of_a_client_counts_only_if_it_comes_from_another_network(
 
 @pytest.mark.spec("dataplane-42")
 def test_outer_tunnel_is_shared_and_inner_ones_are_not(mesh: PodMesh) -> None:
-    client, app = mesh.proxies["client"], mesh.proxies["app"]
-    client.mark()
-    app.mark()
+    mesh.proxies["client"].mark()
+    mesh.proxies["app"].mark()
 
     with (
         mesh.caller("client").call(BY_ADDRESS, 80) as first,
         mesh.caller("client").call(BY_ADDRESS, 80) as second,
     ):
         assert first.greeting() == second.greeting() == f"app:{APP_PORT}"
-        tunnels = app.admin("/tunnels")
-        outer = [t for t in client.admin("/tunnels") if t["identity"] == spiffe("gateway")]
+        inner, outer = streams(mesh, "app", "client"), streams(mesh, "client", "gateway")
 
-    assert [(t["identity"], t["streams"]) for t in tunnels] == [(spiffe("client"), 1)] * 2
-    assert [t["streams"] for t in outer] == [2]
-    wait(lambda: app.admin("/tunnels") == [], "the inner tunnels to go")
+    assert (inner, outer) == ([1, 1], [2])
+    wait(lambda: streams(mesh, "app", "client") == [], "the inner tunnels to go")
+
+
+def streams(mesh: PodMesh, pod: str, identity: str) -> list[int]:
+    """How many streams each tunnel of a pod's proxy with an identity has."""
+    tunnels = mesh.proxies[pod].admin("/tunnels")
+    return [one["streams"] for one in tunnels if one["identity"] == spiffe(identity)]
 
 
 @pytest.mark.spec("dataplane-44")
