@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.plane import CLIENT, SERVER, forward, inbound_key, through
-from tests.support.wait import until
-from ztunnel_py.dataplane.abc import Role
+from tests.support.wait import settle, until
+from ztunnel_py.dataplane.abc import RecordKind, Role
 from ztunnel_py.decide.verdict import FORWARDED_NETWORK, Action, HopProtocol, Verdict
 from ztunnel_py.errors import Reason
 from ztunnel_py.identity.spiffe import Identity
@@ -154,3 +155,93 @@ async def test_gateway_that_goes_breaks_what_is_inside(
     gateway.engine.workload_remove("a")
 
     assert await user.read_all() == b""
+
+
+@pytest.mark.parametrize("word", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["garbage", "end"])
+async def test_inner_server_that_speaks_no_tls_costs_its_connection_only(
+    client: Plane, gateway: Plane, net: Net, word: bytes
+) -> None:
+    app = await net.app()
+    gateway.decide = lambda _: forward(app.address)
+    client.decide = lambda _: doubly(gateway)
+    user = await net.user(client)
+    served = await app.accept()
+
+    served.send(word)
+    served.end()
+
+    assert await user.read_some_or_reset() == b""
+    assert (await client.closed()).reason is Reason.IO
+    assert len(client.engine.tunnels()) == 1
+
+
+async def test_inner_server_that_says_nothing_is_given_ten_seconds(
+    client: Plane, gateway: Plane, net: Net
+) -> None:
+    app = await net.app()
+    gateway.decide = lambda _: forward(app.address)
+    client.decide = lambda _: doubly(gateway)
+    user = await net.user(client)
+    silent = await app.accept()
+    assert await silent.read_some()
+    await settle(2)
+
+    client.advance(9.9)
+    await settle(2)
+    assert not client.of(RecordKind.CLOSED)
+    client.advance(0.1)
+
+    assert await user.read_some_or_reset() == b""
+    record = await client.closed()
+    assert record.reason.describe(record.detail) == "io error: tls handshake timed out"
+    await silent.ending()
+
+
+async def test_stalled_reader_behind_a_gateway_stops_no_other(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    server.decide = lambda _: forward(app.address, reporter="destination")
+    stalling = await net.user(client)
+    deaf = await app.accept()
+    stalling.send(bytes(32 << 20))
+    await until(lambda: client.engine.connections()[0].upstream_bytes >= 4 << 20, "a full window")
+
+    user = await net.user(client)
+    served = await app.accept()
+    user.send(BODY)
+    assert await served.read(len(BODY)) == BODY
+    served.send(BODY)
+
+    assert await user.read(len(BODY)) == BODY
+    stalling.close()
+    deaf.close()
+
+
+async def test_crowd_behind_a_gateway_gets_what_is_its_own(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    server.decide = lambda _: forward(app.address, reporter="destination")
+
+    async def visit(number: int) -> bytes:
+        user = await net.user(client)
+        user.send(b"%05d" % number)
+        user.end()
+        return await user.read_all()
+
+    async def serve() -> None:
+        served = await app.accept()
+        served.send(await served.read_all())
+        served.end()
+
+    answers, _ = await asyncio.gather(
+        asyncio.gather(*(visit(number) for number in range(40))),
+        asyncio.gather(*(serve() for _ in range(40))),
+    )
+
+    assert answers == [b"%05d" % number for number in range(40)]
+    await client.closed(40)
+    await until(lambda: len(client.engine.tunnels()) == 1, "inner tunnels to go")
