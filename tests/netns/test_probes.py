@@ -99,6 +99,8 @@ def asks(
         if call.tls(pem, alpn):
             return "closed"
         answer = call.request(authority.format(ip=mesh.ip("victim")), *more, method=method)
+        if answer == "silence":
+            return "held"
         return answer if answer.isdecimal() or answer.startswith("stream") else "closed"
 
     return probe
@@ -111,7 +113,7 @@ def socks(*parts: bytes) -> Probe:
         for part in parts[:-1]:
             call.send(part)
             assert call.read(2).data == b"\x05\x00"
-        call.send(parts[-1].replace(b"POD!", bytes(map(int, mesh.ip("victim").split(".")))))
+        call.send(parts[-1].replace(POD, bytes(map(int, mesh.ip("victim").split(".")))))
         answer = call.read(1 << 10, PATIENCE_S)
         assert answer.ended in ("fin", "reset"), answer
         return answer.data.hex()
@@ -119,12 +121,14 @@ def socks(*parts: bytes) -> Probe:
     return probe
 
 
+POD = b"pod."
+"""Stands for the victim's address."""
 HELLO, TO = b"\x05\x01\x00", b"\x05\x01\x00\x01"
 VIOLATION, ACCEPTED = "05070001000000000000", "05000001000000000000"
-APP, MATCH = "{ip}:8080", "{ip}:"
+APP = "{ip}:8080"
 STRANGER = {"account": "stranger"}
 
-SOCKS_TO_ITSELF = socks(HELLO, TO + b"POD!" + APP_PORT.to_bytes(2, "big"))
+SOCKS_TO_ITSELF = socks(HELLO, TO + POD + APP_PORT.to_bytes(2, "big"))
 
 OUTSIDE: list[tuple[str, int, Probe, str]] = [
     *((f"garbage at {port}", port, says(GARBAGE), "closed") for port in PORTS),
@@ -138,10 +142,10 @@ OUTSIDE: list[tuple[str, int, Probe, str]] = [
     ("certificate of another domain", 15008, asks(APP, account="client", domain="x"), "closed"),
     ("certificate without HTTP/2", 15008, asks(APP, **STRANGER, alpn="http/1.1"), "closed"),
     ("identity that is not admitted", 15008, asks(APP, **STRANGER), "401"),
-    *((f"stream to {p}", 15008, asks(f"{MATCH}{p}", account="client"), "503") for p in PORTS[1:4]),
-    ("stream to 15080", 15008, asks(f"{MATCH}15080", account="client"), "503"),
-    ("stream to the admin port", 15008, asks(f"{MATCH}15000", account="client"), "503"),
-    ("stream to the metrics", 15008, asks(f"{MATCH}15020", **STRANGER), "401"),
+    *((f"stream to {p}", 15008, asks(f"{{ip}}:{p}", account="client"), "503") for p in PORTS[1:4]),
+    ("stream to 15080", 15008, asks("{ip}:15080", account="client"), "503"),
+    ("stream to the admin port", 15008, asks("{ip}:15000", account="client"), "503"),
+    ("stream to the metrics", 15008, asks("{ip}:15020", **STRANGER), "401"),
     ("stream to loopback", 15008, asks("127.0.0.1:15000", account="client"), "400"),
     ("stream to another pod", 15008, asks("10.77.1.10:8080", account="client"), "400"),
     ("stream to nowhere", 15008, asks("victim", account="client"), "400"),

@@ -63,7 +63,9 @@ def mesh(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         mesh.know(
             [
                 workload(mesh.pod("client")),
-                workload(mesh.pod("near"), services=members["near"]),
+                workload(
+                    mesh.pod("near"), services=members["near"], authorizationPolicies=["shop/gone"]
+                ),
                 workload(far, services=members["far"], authorizationPolicies=["shop/no-8090"]),
                 *(workload(mesh.pod(name), protocol="TCP") for name in PODS if name not in PROXIED),
                 alias,
@@ -205,6 +207,18 @@ def test_denial_by_policy_is_401_at_the_client_and_deny_at_the_server(mesh: PodM
     denied = labels("destination", *pods, is_mutual=True, flags="DENY")
     assert at_server.counted()[0] == denied
     assert at_server.growth("connections_failed") == [(denied, 1)]
+
+
+@pytest.mark.spec("state-99")
+def test_policy_that_is_unknown_is_skipped_with_a_warning(mesh: PodMesh) -> None:
+    with mesh.caller("client").call(mesh.ip("near")) as call:
+        assert call.greeting() == f"near:{APP_PORT}"
+
+    warning = mesh.proxies["near"].journal.wait(
+        lambda event: event["message"] == "skipping unknown policy shop/gone"
+    )
+    assert warning is not None
+    assert warning["level"] == "warn"
 
 
 def test_server_of_another_trust_domain_than_expected_is_not_believed(mesh: PodMesh) -> None:
