@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why connections end, and the exceptions of start-up.
+"""Why connections end, and the exceptions whose messages are for an operator.
 
 `Reason` is the one table of endings. The C core's `reason.def` is generated from it, so a
 name, a status or a text is written once. Texts are those of ztunnel (spec dataplane, section
@@ -9,6 +9,10 @@ name, a status or a text is written once. Texts are those of ztunnel (spec datap
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Flag(enum.Enum):
@@ -105,3 +109,10 @@ class ConfigError(StartError):
 
 class LocalStateError(StartError):
     """The local state is wrong; the message names source, entry and key."""
+
+
+class UnknownNameError(Exception):
+    """Nobody in the mesh has that name; the message suggests who has one like it."""
+
+    def __init__(self, what: str, near: Sequence[str] = ()) -> None:
+        super().__init__(f"{what}; did you mean {', '.join(near)}?" if near else what)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ztunnel_py.state.workload import Workload
 
 
-_PARTS: dict[Scope, Callable[[Workload], object]] = {
+PARTS: dict[Scope, Callable[[Workload], object]] = {
     Scope.REGION: operator.attrgetter("locality.region"),
     Scope.ZONE: operator.attrgetter("locality.zone"),
     Scope.SUBZONE: operator.attrgetter("locality.subzone"),
@@ -53,7 +53,7 @@ def reads(source: Workload, service: Service) -> tuple[object, ...]:
     balancer = service.load_balancer
     if balancer is None or balancer.mode is BalanceMode.STANDARD:
         return (source.network,)
-    return (source.network, *(_PARTS[scope](source) for scope in balancer.routing_preferences))
+    return (source.network, *(PARTS[scope](source) for scope in balancer.routing_preferences))
 
 
 def candidates(members: Members, source: Workload, port: int, mode: Mode) -> list[Candidate]:
@@ -70,7 +70,7 @@ def candidates(members: Members, source: Workload, port: int, mode: Mode) -> lis
         eligible = _preferred(source, balancer, eligible)
     found = []
     for endpoint, workload in eligible:
-        target = _target_port(service, endpoint, workload, port)
+        target = target_port(service, endpoint, workload, port)
         if target is not None and workload.capacity > 0:
             found.append(Candidate(workload, target))
     return found
@@ -81,7 +81,7 @@ def _eligible(
 ) -> Iterator[tuple[Endpoint, Workload]]:
     target = members.service.ports.get(port)
     for endpoint, workload in members.pairs:
-        if not _is_reachable(source, workload):
+        if not is_reachable(source, workload):
             continue
         if mode is Mode.STANDARD and not target and port not in endpoint.ports:
             continue
@@ -90,7 +90,7 @@ def _eligible(
         yield endpoint, workload
 
 
-def _is_reachable(source: Workload, workload: Workload) -> bool:
+def is_reachable(source: Workload, workload: Workload) -> bool:
     """Without any address only a gateway leads there, and only from another network."""
     if workload.ips or workload.hostname:
         return True
@@ -102,11 +102,11 @@ def _preferred(
 ) -> list[tuple[Endpoint, Workload]]:
     """Those of the highest rank; in STRICT mode only what matches every preference."""
     scopes = balancer.routing_preferences
-    wanted = [(_PARTS[scope], _PARTS[scope](source)) for scope in scopes]
+    wanted = [(PARTS[scope], PARTS[scope](source)) for scope in scopes]
     is_network_first = scopes[:1] == (Scope.NETWORK,)
     ranked = []
     for endpoint, workload in eligible:
-        matched, bonus = _rank(workload, wanted, is_network_first)
+        matched, bonus = rank(workload, wanted, is_network_first)
         if balancer.mode is BalanceMode.STRICT and matched < len(wanted):
             continue
         ranked.append((matched + bonus, endpoint, workload))
@@ -114,7 +114,7 @@ def _preferred(
     return [(endpoint, workload) for rank, endpoint, workload in ranked if rank == best]
 
 
-def _rank(
+def rank(
     workload: Workload,
     wanted: list[tuple[Callable[[Workload], object], object]],
     is_network_first: bool,
@@ -125,7 +125,7 @@ def _rank(
     of other networks still rank by locality among themselves, below all of the own network.
     """
     matched = bonus = 0
-    network = _PARTS[Scope.NETWORK]
+    network = PARTS[Scope.NETWORK]
     for part, value in wanted:
         is_network = is_network_first and part is network
         if part(workload) == value:
@@ -137,7 +137,7 @@ def _rank(
     return matched, bonus
 
 
-def _target_port(service: Service, endpoint: Endpoint, workload: Workload, port: int) -> int | None:
+def target_port(service: Service, endpoint: Endpoint, workload: Workload, port: int) -> int | None:
     """The endpoint's own mapping, the service's, or for a tunnelling application none at all.
 
     A mapping to 0 says that the port is not known: no endpoint is dialled at port 0.

@@ -153,6 +153,30 @@ class Store:
         self._policies: dict[str, Policy] = {}
         self._policies_by_namespace: dict[str, dict[str, Policy]] = {}
 
+    def copy(self) -> Store:
+        """The same mesh, for trying out changes of it; nobody listens to it.
+
+        Cost: linear in the number of workloads and services, whose objects are shared.
+        """
+        twin = Store(self._local_node)
+        twin._discovery_epoch, twin._policy_epoch = self._discovery_epoch, self._policy_epoch
+        twin._policies_version = self._policies_version
+        twin._workloads = dict(self._workloads)
+        twin._by_address = dict(self._by_address)
+        twin._by_identity = {key: dict(found) for key, found in self._by_identity.items()}
+        twin._memberships = dict(self._memberships)
+        twin._endpoints = {key: dict(found) for key, found in self._endpoints.items()}
+        twin._written = {uid: set(found) for uid, found in self._written.items()}
+        twin._services = dict(self._services)
+        twin._by_host = dict(self._by_host)
+        twin._by_vip = dict(self._by_vip)
+        twin._by_cidr = dict(self._by_cidr)
+        twin._policies = dict(self._policies)
+        twin._policies_by_namespace = {
+            namespace: dict(found) for namespace, found in self._policies_by_namespace.items()
+        }
+        return twin
+
     # --- change
 
     @property
@@ -337,6 +361,10 @@ class Store:
         found = self._by_identity.get((info.namespace, info.service_account), {})
         return next((w for w in found.values() if w.name == info.name), None)
 
+    def memberships(self, uid: str) -> Mapping[NamespacedHostname, Ports]:
+        """The services that the workload `uid` is an endpoint of, with its own port mappings."""
+        return self._memberships.get(uid, {})
+
     def workloads(self) -> Iterator[Workload]:
         """All workloads, in no order."""
         return iter(self._workloads.values())
@@ -398,6 +426,10 @@ class Store:
                 return Members(service, known)  # who holds an old one
             found = self._members[key] = Members(service, known, self._former.pop(key, None))
         return found
+
+    def all_endpoints(self, service: Service) -> Iterator[Endpoint]:
+        """The endpoints of `service`, healthy enough or not."""
+        return iter(self._endpoints.get(service.key, {}).values())
 
     def staged(self) -> dict[NamespacedHostname, dict[str, Endpoint]]:
         """Endpoints of services that are not known yet."""
