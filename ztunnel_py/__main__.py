@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: `ztunnel-py proxy`, `connections`, `tunnels`, `demo`, `version`, `help`."""
+"""The command: `ztunnel-py proxy`, `connections`, `tunnels`, `why`, `demo`, `version`, `help`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ztunnel-py {version}: node proxy of an Istio ambient mesh
   ztunnel-py proxy [ztunnel]   run the proxy; settings come from the environment
   ztunnel-py connections       show what is open in a running proxy
   ztunnel-py tunnels           show its HBONE connections
+  ztunnel-py why SRC DST       explain what happens to a connection; --state FILE needs no proxy
   ztunnel-py demo [--stay]     build a two-node mesh in namespaces and show a connection
   ztunnel-py version           print the build
   ztunnel-py help              print this
@@ -35,6 +36,10 @@ def run(arguments: list[str] | None = None) -> int:
             from ztunnel_py.cli import live
 
             return live.main(command, arguments[1:])
+        case "why":
+            from ztunnel_py.cli import why
+
+            return why.main(arguments[1:])
         case "version":
             from ztunnel_py.version import BuildInfo
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ztunnel_py import lifecycle
@@ -78,6 +79,7 @@ async def serve(config: Config) -> None:
         _addresses(config, config.admin),
         plane.connections,
         plane.tunnels,
+        lambda src, dst: partial(_why, store.copy(), _settings(config), src, dst),
     )
     await admin.open()
     stats = stats_server(
@@ -152,6 +154,12 @@ def _settings(config: Config) -> Settings:
         localhost_app_tunnel=config.localhost_app_tunnel,
         policy_log_level="info" if config.authz_info_logging else "debug",
     )
+
+
+def _why(store: Store, settings: Settings, src: str, dst: str) -> dict[str, object]:
+    from ztunnel_py.decide.explain import explain  # which no connection needs
+
+    return explain(store, settings, src, dst).tree()
 
 
 def _addresses(config: Config, bind: Bind) -> tuple[tuple[str, int], ...]:

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.admin.conftest import client_of
 from ztunnel_py.admin.live import dump_connections, dump_tunnels
 from ztunnel_py.admin.server import admin_server
 from ztunnel_py.dataplane.abc import ConnView, Direction, TunnelView
 from ztunnel_py.state.address import SockAddr
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _LOOPBACK = (("127.0.0.1", 0),)
 
@@ -96,7 +93,7 @@ def test_the_oldest_comes_first() -> None:
 
 
 async def test_the_admin_server_lists_both() -> None:
-    live: dict[str, Callable[[], Any]] = {
+    live: dict[str, Any] = {
         "connections": lambda: [connection()],
         "tunnels": lambda: [tunnel()],
     }

@@ -42,7 +42,10 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         {"config", "dataplane.abc", "state", "identity", "telemetry", "xds", "admin"},
         "shows what it is given",
     ),
-    "cli": ({"cli"}, "runs the program from outside"),
+    "cli": (
+        {"cli", "decide", "state.store", "xds.local"},
+        "runs the program from outside; `why` asks decisions about a file, without a program",
+    ),
     "app": (
         {"admin", "config", "dataplane", "decide", "identity", "lifecycle", "state", "telemetry"}
         | {"xds"},

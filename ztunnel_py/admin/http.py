@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
@@ -39,6 +40,8 @@ class Request(NamedTuple):
     path: str
     accept: tuple[str, ...]
     """Values of all `Accept` headers."""
+    query: Mapping[str, str] = MappingProxyType({})
+    """Parameters behind the path; of a repeated one the first."""
 
 
 class Answer(NamedTuple):
@@ -138,7 +141,8 @@ class HttpServer:
         handler = self._handlers.get(request.path)
         if handler is None:
             return _response(request, NOT_FOUND)
-        seen = Request(request.method, request.path, tuple(request.headers.getall("Accept", ())))
+        accept = tuple(request.headers.getall("Accept", ()))
+        seen = Request(request.method, request.path, accept, request.query)
         try:
             answer = handler(seen)
             if not isinstance(answer, Answer):

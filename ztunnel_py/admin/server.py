@@ -5,6 +5,7 @@
     /config_dump    everything known, as JSON
     /connections    what is open, as JSON
     /tunnels        HBONE connections, as JSON
+    /why            what happens to a connection from `?src=` to `&dst=`, as JSON
     /quitquitquit   POST ends the program as SIGTERM does
 
 Source: spec identity-ops, section D.2; ztunnel src/admin.rs.
@@ -16,8 +17,9 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from ztunnel_py.admin.http import NOT_ALLOWED, Answer, HttpServer
+from ztunnel_py.admin.http import NOT_ALLOWED, NOT_FOUND, Answer, HttpServer
 from ztunnel_py.admin.live import dump_connections, dump_tunnels
+from ztunnel_py.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,8 +31,10 @@ _PAGES = {
     "config_dump": "the configuration and everything known, as JSON",
     "connections": "what is open, as JSON",
     "tunnels": "HBONE connections, as JSON",
+    "why": "what happens to a connection from ?src= to &amp;dst=, as JSON",
     "quitquitquit": "end the program (POST)",
 }
+_JSON = "application/json"
 _ROWS = "".join(f'<tr><td><a href="{p}">{p}</a></td><td>{t}</td></tr>' for p, t in _PAGES.items())
 _HOME = f"<!DOCTYPE html><title>ztunnel-py</title><h1>ztunnel-py</h1><table>{_ROWS}</table>\n"
 
@@ -41,6 +45,7 @@ def admin_server(
     addresses: Sequence[tuple[str, int]],
     connections: Callable[[], Iterable[ConnView]] = list,
     tunnels: Callable[[], Iterable[TunnelView]] = list,
+    why: Callable[[str, str], Callable[[], object]] | None = None,
 ) -> HttpServer:
     """The server.
 
@@ -50,6 +55,9 @@ def admin_server(
         addresses: (IP address, port) pairs, loopback only.
         connections: what is open, for `/connections`.
         tunnels: HBONE connections, for `/tunnels`.
+        why: for `/why`; called with source and destination on the event loop, where it takes what
+            it needs of the state. What it returns makes the object, in a thread, or raises
+            UnknownNameError.
     """
 
     def home(_: Request) -> Answer:
@@ -58,9 +66,20 @@ def admin_server(
     def page(found: Callable[[], object]) -> Handler:
         async def answer(_: Request) -> Answer:
             # Indented JSON is made by Python code: a thread keeps the loop free for a large mesh.
-            return Answer(200, await asyncio.to_thread(to_json, found()), "application/json")
+            return Answer(200, await asyncio.to_thread(to_json, found()), _JSON)
 
         return answer
+
+    async def explanation(request: Request) -> Answer:
+        src, dst = request.query.get("src"), request.query.get("dst")
+        if why is None:
+            return NOT_FOUND
+        if not src or not dst:
+            return Answer(400, to_json({"error": "expected /why?src=..&dst=.."}), _JSON)
+        try:
+            return Answer(200, to_json(await asyncio.to_thread(why(src, dst))), _JSON)
+        except UnknownNameError as error:
+            return Answer(404, to_json({"error": str(error)}), _JSON)
 
     def quitquitquit(request: Request) -> Answer:
         if request.method != "POST":
@@ -73,6 +92,7 @@ def admin_server(
         "/config_dump": page(dump),
         "/connections": page(lambda: dump_connections(connections())),
         "/tunnels": page(lambda: dump_tunnels(tunnels())),
+        "/why": explanation,
         "/quitquitquit": quitquitquit,
     }
     return HttpServer("admin", addresses, pages)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-_ADMIN = "localhost:15000"
+ADMIN = "localhost:15000"
+"""Where a proxy shows itself, unless told otherwise."""
 _TIMEOUT_S = 10.0
 
 
@@ -45,6 +46,18 @@ def ask(admin: str, path: str) -> list[Json]:
     Raises:
         AdminError: there is no such server, or it does not know the path.
     """
+    status, found = fetch(admin, path)
+    if status == http.client.OK and isinstance(found, list):
+        return found
+    raise AdminError(f"what answers at {admin} is not such a proxy: {path} gave {status}")
+
+
+def fetch(admin: str, path: str) -> tuple[int, Any]:
+    """The status and the JSON at a path of the admin server at `host:port`; None if it is none.
+
+    Raises:
+        AdminError: there is no such server.
+    """
     connection = None
     try:
         connection = http.client.HTTPConnection(admin, timeout=_TIMEOUT_S)
@@ -60,11 +73,9 @@ def ask(admin: str, path: str) -> list[Json]:
         if connection is not None:
             connection.close()
     try:
-        if response.status == http.client.OK and isinstance(found := json.loads(body), list):
-            return found
+        return response.status, json.loads(body)
     except ValueError:
-        pass
-    raise AdminError(f"what answers at {admin} is not such a proxy: {path} gave {response.status}")
+        return response.status, None
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
@@ -76,7 +87,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
     parser.add_argument(
-        "--admin", default=_ADMIN, metavar="HOST:PORT", help=f"the proxy's admin port ({_ADMIN})"
+        "--admin", default=ADMIN, metavar="HOST:PORT", help=f"the proxy's admin port ({ADMIN})"
     )
     return parser
 
