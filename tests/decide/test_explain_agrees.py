@@ -19,7 +19,7 @@ from ztunnel_py.decide.rbac import Attempt, compile_policy
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.decide.standing import standings
 from ztunnel_py.decide.verdict import Action
-from ztunnel_py.errors import Reason
+from ztunnel_py.errors import LocalStateError, Reason
 from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.state.address import SockAddr, parse_ip
 
@@ -238,6 +238,31 @@ def test_advised_changes_help_and_the_mesh_is_left_alone(tree: Tree, src: str, d
     is_advised = found.changes is not None
     assert is_encrypted_and_allowed(store, src, dst) is is_advised
     assert is_encrypted_and_allowed(loaded(edited(tree, edits)), src, dst) is is_advised
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)  # a bounded search may miss the least
+@given(meshes(), st.sampled_from(SOURCES), st.sampled_from(TARGETS))
+def test_no_advised_edit_is_superfluous(tree: Tree, src: str, dst: str) -> None:
+    store = loaded(tree)
+    src = source_of(store, src)
+    if not is_answerable(store, dst):
+        return
+
+    found = explain(store, Settings(), src, dst)
+
+    edits = [edit.tree() for change in found.changes or () for edit in change.edits]
+    for edit in edits:
+        rest = [other for other in edits if other is not edit]
+        assert not _lets_through(tree, rest, src, dst)
+
+
+def _lets_through(tree: Tree, edits: list[Tree], src: str, dst: str) -> bool:
+    """Whether some of the edits are enough; those that need others are not."""
+    try:
+        after = loaded(edited(tree, edits))
+    except (KeyError, IndexError, LocalStateError):
+        return False
+    return is_encrypted_and_allowed(after, src, dst)
 
 
 @settings(max_examples=400, deadline=None)

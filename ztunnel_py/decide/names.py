@@ -12,7 +12,7 @@ from ztunnel_py.errors import UnknownNameError
 from ztunnel_py.state.address import NetworkAddress, SockAddr, canonical, parse_ip
 from ztunnel_py.state.service import Service
 from ztunnel_py.state.store import best_match
-from ztunnel_py.state.workload import Workload
+from ztunnel_py.state.workload import Protocol, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Route(NamedTuple):
     @property
     def is_enrolled(self) -> bool:
         """Whether a proxy takes the source's connections."""
-        return self.is_known and self.source.protocol.value == "HBONE"
+        return self.is_known and self.source.protocol is Protocol.HBONE
 
 
 def route(store: Store, src: str, dst: str) -> Route:

@@ -69,12 +69,15 @@ class _Search:
     def find(self, store: Store, journey: Journey, most: int) -> tuple[Change, ...] | None:
         """At most `most` changes of `store` that help."""
         self.is_deeper_worthwhile = False
-        return self._find(store, journey, most)
+        return self._find(store, journey, most, ())
 
-    def _find(self, store: Store, journey: Journey, most: int) -> tuple[Change, ...] | None:
-        before = _sign(journey)
+    def _find(
+        self, store: Store, journey: Journey, most: int, done: tuple[Change, ...]
+    ) -> tuple[Change, ...] | None:
+        found = [one for one in candidates(store, journey) if not _is_undoing(one, done)]
+        before = _sign(journey, found)
         onward = []
-        for one in candidates(store, journey):
+        for one in found:
             if self._tries == 0:
                 return None
             self._tries -= 1
@@ -83,25 +86,32 @@ class _Search:
             then = travel(twin, self._settings, self._src, self._dst)
             if then.outcome is Outcome.ENCRYPTED:
                 return (one,)
-            if _sign(then) != before:
+            if _sign(then, candidates(twin, then)) != before:
                 onward.append((one, twin, then))
         if most == 1:
             self.is_deeper_worthwhile = self.is_deeper_worthwhile or bool(onward)
             return None
         for one, twin, then in onward:
-            rest = self._find(twin, then, most - 1)
+            rest = self._find(twin, then, most - 1, (*done, one))
             if rest is not None:
                 return (one, *rest)
         return None
 
 
-def _sign(journey: Journey) -> tuple[object, ...]:
-    """What tells that a change got the connection further, or elsewhere."""
+def _is_undoing(one: Change, done: tuple[Change, ...]) -> bool:
+    """Whether it sets again what an earlier change has set, which would make that superfluous."""
+    set_before = [edit.path for before in done for edit in before.edits if edit.op == "set"]
+    return any(edit.op != "add" and edit.path in set_before for edit in one.edits)
+
+
+def _sign(journey: Journey, found: list[Change]) -> tuple[object, ...]:
+    """What tells that a change got the connection further, or that something else is to be done."""
     decisive = journey.decisive
     bad = sum(one.outcome is not Outcome.ENCRYPTED for one in journey.arrivals)
     who = decisive.workload.uid if decisive.workload is not None else None
     is_enrolled = journey.route.is_enrolled
-    return is_enrolled, decisive.outcome, decisive.reason, who, decisive.address, bad
+    words = tuple(one.words for one in found)
+    return is_enrolled, decisive.outcome, decisive.reason, who, decisive.address, bad, words
 
 
 # --- candidates

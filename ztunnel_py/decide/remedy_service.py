@@ -150,6 +150,8 @@ def _renamed(store: Store, holder: Holder, reference: GatewayAddress) -> Iterato
     known = {str(service.key): service for service in store.services()}
     near = difflib.get_close_matches(str(reference.destination), list(known), _MOST_GUESSES)
     for name in near:
+        if known[name] is holder.owner:
+            continue
         service, port = known[name], reference.hbone_mtls_port
         port = port if port in service.ports else next(iter(service.ports), port)
         words = f"set the {holder.noun} of {holder.name} to {name}"
