@@ -183,7 +183,7 @@ def is_answerable(store: Store, dst: str) -> bool:
     return dst != "web.test:80" or any(True for _ in store.services())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(meshes(), st.sampled_from(SOURCES), st.sampled_from(TARGETS))
 def test_explanation_and_verdicts_agree(tree: Tree, src: str, dst: str) -> None:
     store = loaded(tree)
@@ -220,7 +220,7 @@ def test_explanation_and_verdicts_agree(tree: Tree, src: str, dst: str) -> None:
         assert (found.outcome is Outcome.NO_UPSTREAM) is is_empty
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(meshes(), st.sampled_from(SOURCES), st.sampled_from(TARGETS))
 def test_advised_changes_help_and_the_mesh_is_left_alone(tree: Tree, src: str, dst: str) -> None:
     store = loaded(tree)
@@ -240,7 +240,7 @@ def test_advised_changes_help_and_the_mesh_is_left_alone(tree: Tree, src: str, d
     assert is_encrypted_and_allowed(loaded(edited(tree, edits)), src, dst) is is_advised
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)  # a bounded search may miss the least
+@settings(max_examples=200, deadline=None, derandomize=True)  # a bounded search may miss the least
 @given(meshes(), st.sampled_from(SOURCES), st.sampled_from(TARGETS))
 def test_no_advised_edit_is_superfluous(tree: Tree, src: str, dst: str) -> None:
     store = loaded(tree)
@@ -265,7 +265,7 @@ def _lets_through(tree: Tree, edits: list[Tree], src: str, dst: str) -> bool:
     return is_encrypted_and_allowed(after, src, dst)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(meshes(), st.sampled_from([80, 81, 15008]), st.sampled_from(list(Mode)))
 def test_usable_endpoints_are_the_balancers_candidates(tree: Tree, port: int, mode: Mode) -> None:
     store = loaded(tree)
@@ -291,7 +291,7 @@ attempts = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(meshes(), attempts)
 def test_near_misses_are_misses_and_hits_are_hits(tree: Tree, attempt: Attempt) -> None:
     policies = list(loaded(tree).policies().values())

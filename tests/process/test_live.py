@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ztunnel-py connections` and `tunnels`, asked of a running proxy."""
+"""`ztunnel-py connections`, `tunnels` and `why`, asked of a running proxy."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.process.conftest import APPS, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.process.conftest import Proxy
     from ztunnel_py.cli.topology import Pod
@@ -70,6 +71,19 @@ def test_an_open_connection_is_shown_under_the_id_that_its_log_line_has(
     assert shown["originalDst"] == f"{HOST}:{echo}"
     assert shown["id"] in table.stdout
     assert [json.loads(each.stdout) for each in (other, tunnels)] == [[], []]
+
+
+def test_a_connection_is_explained_by_a_proxy_and_by_its_file_alike(
+    launch: Callable[..., Proxy], pod: Pod, tmp_path: Path
+) -> None:
+    launch()
+    arguments = ("why", "shop/cart-0", "192.0.2.1:443")
+
+    asked = command(pod, *arguments)
+    read = command(pod, *arguments, "--state", str(tmp_path / "mesh.yaml"))
+
+    assert (asked.returncode, asked.stdout) == (2, read.stdout)
+    assert "fix: add 192.0.2.1 to the mesh: a workload with protocol HBONE" in asked.stdout
 
 
 def test_without_a_proxy_the_command_fails_and_says_why(pod: Pod) -> None:
