@@ -48,6 +48,12 @@ fix: add principal cluster.local/ns/shop/sa/prices to shop/prices-callers, rule 
 """
 
 
+@pytest.fixture(autouse=True)
+def _columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever terminal, or test runner, this is."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def store() -> Store:
     found = Store()
     found.apply(local.parse(MESH, "mesh.yaml").updates)

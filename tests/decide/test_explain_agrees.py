@@ -279,7 +279,7 @@ def test_usable_endpoints_are_the_balancers_candidates(tree: Tree, port: int, mo
             for one in found
             if one.bar is None and one.workload is not None and one.target is not None
         ]
-        assert usable == balance.candidates(store, cart, service, port, mode)
+        assert usable == balance.candidates(store.members(service), cart, port, mode)
         assert len(usable) == sum(one.bar is None for one in found)
 
 

@@ -124,7 +124,7 @@ def of_node(settings: Settings, workload: Workload) -> Settings:
     return dataclasses.replace(settings, network=workload.network)
 
 
-def upstreams(store: Store, route: Route) -> list[upstream.Upstream]:
+def upstreams(store: Store, route: Route) -> upstream.Upstreams:
     """Who answers for the destination's address."""
     address = NetworkAddress(route.source.network, route.dst.ip)
     return upstream.find(store, route.source, address, route.dst.port, Mode.STANDARD)

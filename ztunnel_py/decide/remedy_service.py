@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ztunnel_py.decide.standing import Standing
-    from ztunnel_py.decide.upstream import Upstream
+    from ztunnel_py.decide.upstream import Upstreams
     from ztunnel_py.state.address import Ip
     from ztunnel_py.state.store import Store
 
@@ -56,9 +56,9 @@ class Holder:
         """What is referred to."""
         return "network gateway" if self.field == "network_gateway" else "waypoint"
 
-    def find(self, store: Store, source: Workload, ip: Ip, mode: Mode) -> list[Upstream]:
+    def find(self, store: Store, source: Workload, ip: Ip, mode: Mode) -> Upstreams:
         """The workloads that are referred to."""
-        return gateway.find(store, source, self.reference, ip, mode)[0] if self.reference else []
+        return gateway.find(store, source, self.reference, ip, mode)[0] if self.reference else ()
 
     def to(self, new: GatewayAddress, words: str) -> Change:
         """Refer to `new` instead."""

@@ -62,7 +62,8 @@ def standings(
     store: Store, source: Workload, service: Service, port: int, mode: Mode
 ) -> list[Standing]:
     """All endpoints of `service`, each with its first bar, in the order of the store."""
-    found = [_alone(store, source, service, port, mode, one) for one in store.all_endpoints(service)]
+    endpoints = store.all_endpoints(service)
+    found = [_alone(store, source, service, port, mode, one) for one in endpoints]
     return _ranked(source, service, found)
 
 
