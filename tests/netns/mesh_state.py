@@ -260,6 +260,13 @@ class Caller:
         assert isinstance(call, Call), f"{address}:{port}: {call}"
         return call
 
+    def is_refused(self, address: str, port: int) -> bool:
+        """Whether nobody listens there."""
+        call = self.dial(address, port)
+        if isinstance(call, Call):
+            call.close()
+        return call == "ConnectionRefusedError"
+
     def get(self, port: int, path: str) -> str:
         """The body of an HTTP response from this pod's loopback."""
         call = self.call("127.0.0.1", port)

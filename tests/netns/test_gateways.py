@@ -7,6 +7,7 @@ network `far`. All that the gateway goes by is the authority of the outer tunnel
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from tests.netns.app import GREETING_SIZE
 from tests.netns.mesh_state import (
     APP_PORT,
     BODY,
+    DEADLINE_S,
     NAMESPACE,
     PodMesh,
     gateway,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 PODS = {"client": "node-a", "gateway": "node-b", "app": "node-b", "warden": "node-b"}
 FAR = "far"
+SETTINGS = {"client": {}, "app": {"NETWORK": FAR}, "warden": {"NETWORK": FAR}}
 BY_ADDRESS, BY_HOSTNAME, NAMELESS = "10.96.3.1", "10.96.3.2", "10.96.3.3"
 """Services whose endpoint is behind the gateway's address, behind its hostname, and one that says
 nothing of who serves it."""
@@ -51,8 +54,8 @@ def mesh(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("gateways")
     with PodMesh(PODS, folder) as mesh:
         mesh.know(workloads(mesh), services())
-        mesh.serve("client")
-        mesh.serve("app", "warden", NETWORK=FAR)
+        for name, settings in SETTINGS.items():
+            mesh.serve(name, **settings)
         mesh.run_app("app", "--echo", str(APP_PORT))
         mesh.run_app("warden", "--relay", str(TUNNEL_PORT), f"{mesh.ip('app')}:{APP_PORT}")
         identity = envoy.Identity.under(mesh.identity("gateway"), spiffe("client"))
@@ -231,3 +234,21 @@ def test_nobody_is_believed_behind_a_gateway_unless_the_service_names_them(mesh:
     ((failed, count),) = at_client.growth("connections_failed")
     assert (failed["response_flags"], count) == ("CONNECT", 1)
     assert at_app.growth("connections_opened") == []
+
+
+@pytest.mark.parametrize(("side", "port"), [("client", 15001), ("app", 15008)])
+def test_proxy_that_is_told_to_go_finishes_what_runs_through_the_gateway(
+    mesh: PodMesh, side: str, port: int
+) -> None:
+    proxy = mesh.proxies[side]
+
+    with mesh.caller("client").call(BY_ADDRESS, 80) as call:
+        assert call.greeting() == f"app:{APP_PORT}"
+        proxy.program.send_signal(signal.SIGTERM)
+        wait(lambda: mesh.caller(side).is_refused("127.0.0.1", port), "the port to close")
+        is_whole = call.echoed()
+    status, line = proxy.program.wait(DEADLINE_S), proxy.lines()[-1]
+    mesh.serve(side, **SETTINGS[side])
+
+    assert (is_whole, status) == (True, 0)
+    assert "error" not in line
