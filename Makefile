@@ -16,7 +16,7 @@ ARGS ?=
 # Workers of the test run; two runs on one machine do not collide.
 WORKERS ?= 2
 
-.PHONY: setup demo test spec core-test san fuzz lint fmt bench cover lock clean help always
+.PHONY: setup demo test spec core-test san fuzz lint fmt bench mutants cover lock clean help always
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -55,6 +55,9 @@ fmt: $(READY)    ## format, and fix what can be fixed
 
 bench: $(READY)  ## compare side by side; ARGS='--quick --json FILE'
 	$(BIN)/python -m bench.compare $(ARGS)
+
+mutants: $(READY)  ## break the code line by line: do the tests notice? about ten minutes
+	$(BIN)/python tools/mutants.py $(ARGS)
 
 cover: $(READY)  ## tests with line coverage
 	$(BIN)/coverage run -m pytest $(ARGS)

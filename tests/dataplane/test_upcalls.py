@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tests.state.build import service
+from tests.state.build import policy, service
 from tests.support.clock import FakeClock
 from tests.support.wait import settle, until
 from ztunnel_py.dataplane import epochs
@@ -290,8 +290,9 @@ async def test_epochs_move_with_the_state_before_anybody_else_hears_of_it(mind: 
 
     mind.load()
     mind.store.apply([service("web.test")])
+    mind.store.apply([policy("p")])
 
-    assert heard == [Epoch(8, 4), Epoch(9, 4)]
+    assert heard == [Epoch(8, 4), Epoch(9, 4), Epoch(9, 5)]
 
 
 async def test_a_turn_takes_a_bounded_number_of_questions(mind: Mind) -> None:

@@ -27,7 +27,7 @@ from ztunnel_py.decide.rbac import Rulebook
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.state.address import SockAddr
 from ztunnel_py.state.store import DERIVED_MAX, ServiceRemoval, Store, WorkloadRemoval
-from ztunnel_py.state.workload import NamespacedHostname
+from ztunnel_py.state.workload import GatewayAddress, NamespacedHostname
 
 if TYPE_CHECKING:
     from tests.decide.test_uses import Key
@@ -96,6 +96,36 @@ def test_hops_of_a_service_are_the_same_until_its_endpoints_change() -> None:
     second = hops()
     assert sum(hop in first for hop in second) == 4
     assert sum(any(hop is one for one in first) for hop in second) == 4
+
+
+def test_ports_of_a_service_are_kept_apart() -> None:
+    store = Store()
+    both = {80: 8080, 81: 8081}
+    store.apply([CLIENT, service("web.test", "/10.1.0.1", ports=both)])
+    store.apply([pod("p", "10.0.1.1", serves={"default/web.test": both})])
+    keys = [TO_WEB, TO_WEB._replace(dst=TO_WEB.dst._replace(port=81))]
+
+    verdicts = [outbound.decide(store, Settings(), key, CLIENT.workload) for key in keys]
+
+    assert [v.hops[0].authority for v in verdicts] == ["10.0.1.1:8080", "10.0.1.1:8081"]
+
+
+def test_a_way_through_a_gateway_is_kept_for_one_epoch() -> None:
+    store = Store()
+    way = GatewayAddress(NamespacedHostname("default", "gw.test"), 15008)
+    members = {"default/gw.test": {15008: 15008}}
+    split = pod("split", network="far", network_gateway=way, serves=SERVES)
+    store.apply([CLIENT, WEB, split, service("gw.test", ports={15008: 15008})])
+
+    def decided() -> list[str]:
+        verdict = outbound.decide(store, Settings(), TO_WEB, CLIENT.workload)
+        return [str(hop.address) for hop in verdict.hops]
+
+    assert decided() == []
+    store.apply([pod("gw", "10.9.9.1", serves=members)])
+    assert decided() == decided() == ["10.9.9.1:15008"]
+    store.apply([pod("gw", "10.9.9.2", serves=members)])
+    assert decided() == ["10.9.9.2:15008"]
 
 
 def test_what_is_kept_with_a_service_is_bounded() -> None:

@@ -23,8 +23,10 @@ from ztunnel_py.state.service import (
     Visibility,
 )
 from ztunnel_py.state.workload import (
+    ApplicationTunnel,
     NetworkMode,
     Protocol,
+    TunnelProtocol,
     WorkloadInfo,
 )
 
@@ -157,6 +159,12 @@ def test_named_port_needs_an_endpoint_that_knows_it() -> None:
         service("web.test", f"/{VIP}", ports={80: 0}),
         pod("a", "10.0.0.2", serves={WEB: {80: 9000}}),
         pod("b", "10.0.0.3", serves={WEB: {81: 9000}}),
+        pod(
+            "c",
+            "10.0.0.4",
+            serves={WEB: {81: 9000}},
+            application_tunnel=ApplicationTunnel(TunnelProtocol.PROXY, 15088),
+        ),
         to=f"{VIP}:80",
     )
 
@@ -164,9 +172,10 @@ def test_named_port_needs_an_endpoint_that_knows_it() -> None:
 
 
 @pytest.mark.spec("dataplane-22", "state-61")
-def test_port_that_a_service_does_not_have_is_refused() -> None:
+@pytest.mark.parametrize("ports", [{80: 8080}, {81: 8081}])
+def test_port_that_a_service_does_not_have_is_refused(ports: dict[int, int]) -> None:
     verdict = decide(
-        service("web.test", f"/{VIP}"), pod("a", "10.0.0.2", serves=SERVES), to=f"{VIP}:81"
+        service("web.test", f"/{VIP}"), pod("a", "10.0.0.2", serves={WEB: ports}), to=f"{VIP}:81"
     )
 
     assert refusal(verdict) == f"no healthy upstream: {VIP}:81"

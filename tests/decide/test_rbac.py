@@ -140,7 +140,9 @@ def test_empty_rule_or_clause_matches_everything(rules: Any) -> None:
 
 
 @pytest.mark.spec("state-87")
-@pytest.mark.parametrize("clause", [(EMPTY,), (EMPTY, EMPTY)])
+@pytest.mark.parametrize(
+    "clause", [(EMPTY,), (EMPTY, EMPTY), (EMPTY, Match(not_destination_ports=(7000,)))]
+)
 def test_match_without_fields_never_fires(clause: tuple[Match, ...]) -> None:
     assert judge(PLAIN, policy("p", rules=((clause,),), action="Deny")).is_allowed
     assert not judge(PLAIN, policy("p", rules=((clause,),))).is_allowed

@@ -111,6 +111,43 @@ def test_ruling_is_that_of_a_naive_reading_of_the_rules(
     ]
 
 
+one_kind = st.one_of(
+    st.builds(Match, principals=strings(*PRINCIPALS[:1], PRINCIPALS[2])),
+    st.builds(Match, service_accounts=accounts),
+    st.builds(Match, namespaces=strings("blue", "re", "")),
+    st.builds(Match, source_ips=cidrs, destination_ports=ports),
+    st.builds(Match, destination_ports=ports, not_principals=strings(*PRINCIPALS)),
+    st.builds(Match, destination_ips=cidrs),
+)
+telling = st.lists(
+    st.lists(st.lists(one_kind, min_size=1, max_size=2).map(tuple), min_size=1, max_size=2).map(
+        tuple
+    ),
+    min_size=1,
+    max_size=2,
+).map(tuple)
+EVERYBODY = [
+    Attempt.of(source, SockAddr(SOURCES[0], port), identity)
+    for source in SOURCES
+    for port in PORTS
+    for identity in (None, *IDENTITIES)
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(telling, st.sampled_from(["Allow", "Deny"]))
+def test_one_policy_matches_exactly_whom_its_rules_name(rules: Any, action: str) -> None:
+    store = Store()
+    made = policy("p", rules=rules, action=action)
+    store.apply([made])
+    rulebook, workload = Rulebook(store), pod("a").workload
+
+    allowed = [rulebook.judge(workload, one).is_allowed for one in EVERYBODY]
+
+    matched = [policy_matches(made.policy, one) for one in EVERYBODY]
+    assert allowed == [one is (action == "Allow") for one in matched]
+
+
 @settings(max_examples=100, deadline=None)
 @given(policies(), policies(), st.sets(st.integers(0, 5)), attempts)
 def test_rulebook_that_followed_changes_rules_like_a_new_one(

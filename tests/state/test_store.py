@@ -196,9 +196,11 @@ def test_removals_of_what_is_unknown_change_nothing() -> None:
 
 
 @pytest.mark.spec("state-46")
-def test_pod_goes_before_a_workload_entry_on_the_same_address() -> None:
+@pytest.mark.parametrize("is_pod_first", [True, False])
+def test_pod_goes_before_a_workload_entry_on_the_same_address(is_pod_first: bool) -> None:
     entry = pod("e", "10.0.0.1", uid="demo/networking.istio.io/WorkloadEntry/default/e")
-    store = store_of(pod("a", "10.0.0.1", protocol=Protocol.TCP), entry)
+    both = [pod("a", "10.0.0.1", protocol=Protocol.TCP), entry]
+    store = store_of(*(both if is_pod_first else reversed(both)))
     assert store.workload_at(at("10.0.0.1")) == store.workload("demo//Pod/default/a")
 
     store.apply([WorkloadRemoval("demo//Pod/default/a")])
@@ -286,6 +288,7 @@ def test_namespaces_that_share_a_vip_each_get_their_own() -> None:
 
     assert seen == ["a.test", "b.test", "a.test"]
     assert hostname(store.service_at(at("10.1.0.1"), "c")) == "b.test"
+    assert hostname(store.service_at(at("10.1.0.1"), "a")) == "a.test"
 
 
 def test_vip_shared_within_a_namespace_goes_back_to_the_other_service() -> None:
@@ -324,6 +327,15 @@ def test_namespace_visible_service_is_hidden_from_other_namespaces() -> None:
     assert found_by("other") == [False] * 3
     assert found_by("default") == [True] * 3
     assert found_by(None) == [True] * 3
+
+
+def test_of_services_that_share_a_vip_only_visible_ones_count() -> None:
+    hidden = service("a.test", "/10.1.0.1", namespace="a", visibility=Visibility.NAMESPACE)
+    store = store_of(hidden, service("b.test", "/10.1.0.1", namespace="b"))
+
+    seen = [hostname(store.service_at(at("10.1.0.1"), ns)) for ns in ("a", "b", "c")]
+
+    assert seen == ["a.test", "b.test", "b.test"]
 
 
 @pytest.mark.spec("state-50")

@@ -418,14 +418,17 @@ class Store:
     def members(self, service: Service) -> Members:
         """The endpoints of `service` with their workloads: the same object until they change."""
         key = service.key
+        if self._services.get(key) is not service:  # who holds an old one
+            return Members(service, self._pairs(service))
         found = self._members.get(key)
-        if found is None or found.service is not service:
-            pairs = ((e, self._workloads.get(e.workload_uid)) for e in self.endpoints(service))
-            known = tuple((e, w) for e, w in pairs if w is not None)
-            if self._services.get(key) is not service:
-                return Members(service, known)  # who holds an old one
-            found = self._members[key] = Members(service, known, self._former.pop(key, None))
+        if found is None:
+            former = self._former.pop(key, None)
+            found = self._members[key] = Members(service, self._pairs(service), former)
         return found
+
+    def _pairs(self, service: Service) -> tuple[tuple[Endpoint, Workload], ...]:
+        pairs = ((e, self._workloads.get(e.workload_uid)) for e in self.endpoints(service))
+        return tuple((e, w) for e, w in pairs if w is not None)
 
     def all_endpoints(self, service: Service) -> Iterator[Endpoint]:
         """The endpoints of `service`, healthy enough or not."""
