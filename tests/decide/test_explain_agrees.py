@@ -125,6 +125,7 @@ service_bodies = maybe(
     ipFamilies=st.sampled_from(["Dual", "IPv4", "IPv6"]),
     visibility=st.sampled_from(["Public", "Namespace"]),
     waypoint=references,
+    subjectAltNames=some([f"spiffe://td/ns/a/sa/web-{i}" for i in range(3)]),
     weightedWaypoints=st.lists(
         st.fixed_dictionaries({"destination": references, "weight": st.sampled_from([0, 1, 2])}),
         max_size=2,

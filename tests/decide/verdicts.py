@@ -10,7 +10,8 @@ from ztunnel_py.decide.balance import Mode
 from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
 from ztunnel_py.decide.rbac import Rulebook
 from ztunnel_py.decide.settings import Settings
-from ztunnel_py.decide.verdict import Action, HopProtocol
+from ztunnel_py.decide.verdict import Action, HopProtocol, Verdict
+from ztunnel_py.errors import Reason
 from ztunnel_py.state.address import NetworkAddress
 from ztunnel_py.state.service import Service
 from ztunnel_py.state.workload import Protocol
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ztunnel_py.decide.names import Route
-    from ztunnel_py.decide.verdict import Hop, Verdict
+    from ztunnel_py.decide.verdict import Hop
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import Workload
 
@@ -33,6 +34,9 @@ def is_encrypted_and_allowed(store: Store, src: str, dst: str) -> bool:
     if first.action is not Action.FORWARD:
         return False
     if any(hop.protocol is HopProtocol.TCP for hop in first.hops):
+        return False
+    doubles = [hop for hop in first.hops if hop.protocol is HopProtocol.DOUBLE_HBONE]
+    if not all(hop.inner_sans for hop in doubles):
         return False
     ends = [verdict for hop in first.hops for verdict in _received(store, route, hop)]
     return all(verdict.action is Action.FORWARD for verdict in ends)
@@ -76,6 +80,8 @@ def _received_beyond(store: Store, route: Route, hop: Hop) -> Iterator[Verdict]:
         there = found.workload
         is_elsewhere = there.network != route.source.network and there.ips
         if is_elsewhere and there.protocol is Protocol.HBONE:
+            if there.identity not in hop.inner_sans:
+                yield Verdict.deny(Reason.IO)
             proved, text = route.source.identity, hop.inner_authority
             key = InboundKey("w", there.ips[0], hop.address.ip, proved, text)
             settings = Settings(network=there.network)

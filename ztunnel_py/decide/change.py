@@ -76,13 +76,30 @@ def policy_path(policy: Policy) -> Path:
     return "policies", {"namespace": policy.namespace, "name": policy.name}
 
 
+def in_place(
+    store: Store, new: Workload, memberships: Mapping[NamespacedHostname, Ports]
+) -> tuple[Update, ...]:
+    """The updates that replace a workload where it is.
+
+    Of several on one address the newest is found, so those behind it in a file stay the newer ones.
+    """
+    updates = [WorkloadUpdate(new, memberships)]
+    is_behind = False
+    for other in store.workloads():
+        if other.uid == new.uid:
+            is_behind = True
+        elif is_behind and not set(other.ips).isdisjoint(new.ips):
+            updates.append(WorkloadUpdate(other, store.memberships(other.uid)))
+    return tuple(updates)
+
+
 def of_workload(
     store: Store, workload: Workload, words: str, key: str, value: object, **fields: object
 ) -> Change:
     """Set one key of a workload; `fields` say the same of the object."""
     edit = Edit("set", (*workload_path(workload), key), value)
     new = dataclasses.replace(workload, **fields)  # type: ignore[arg-type]
-    return Change(words, (edit,), (WorkloadUpdate(new, store.memberships(workload.uid)),))
+    return Change(words, (edit,), in_place(store, new, store.memberships(workload.uid)))
 
 
 def of_service(service: Service, words: str, path: Path, value: object, **fields: object) -> Change:
@@ -154,7 +171,7 @@ def serve(
         **store.memberships(workload.uid),
         key: ports,
     }
-    return Change(words, (edit,), (WorkloadUpdate(workload, memberships),))
+    return Change(words, (edit,), in_place(store, workload, memberships))
 
 
 def reference(address: GatewayAddress) -> dict[str, object]:

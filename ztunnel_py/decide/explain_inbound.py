@@ -32,9 +32,9 @@ def steps(store: Store, journey: Journey) -> Iterator[Step]:
     if workload is None:
         return
     if verdict is None:
-        if arrival.outcome is Outcome.ENCRYPTED:
-            text = f"{names.shown(workload)} ends the tunnel itself: from there on it decides"
-            yield Step("arrival", text)
+        if arrival.outcome is not Outcome.PLAIN:
+            is_refused = arrival.outcome is Outcome.REFUSED
+            yield Step("arrival", _unjudged(arrival, is_refused), is_refused)
         return
     is_refused = arrival.outcome is Outcome.REFUSED
     yield Step("arrival", _arrival(arrival, is_refused), is_refused)
@@ -45,6 +45,20 @@ def steps(store: Store, journey: Journey) -> Iterator[Step]:
     applying = near_miss.applying(store, workload)
     said = tuple(_finding(one, attempt, is_denied) for one in applying)
     yield Step("policies", verdict.policy, is_denied, said)
+
+
+def _unjudged(arrival: Arrival, is_refused: bool) -> str:
+    """Where no decision of a proxy is asked for."""
+    assert arrival.workload is not None
+    name = names.shown(arrival.workload)
+    if is_refused and arrival.kind is Kind.GATEWAY:
+        return "behind the gateway no identity is accepted: the service has no subjectAltNames"
+    if is_refused:
+        who = arrival.workload.identity
+        return f"{name} proves {who}, which the subjectAltNames of the service do not name"
+    if arrival.kind is Kind.GATEWAY:
+        return f"{name} passes the inner tunnel on: the other network decides"
+    return f"{name} ends the tunnel itself: from there on it decides"
 
 
 def _arrival(arrival: Arrival, is_refused: bool) -> str:

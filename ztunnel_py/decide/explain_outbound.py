@@ -253,7 +253,7 @@ def _hop(hop: Hop, arrival: Arrival) -> str:
                 f"{_all(hop.sans)}"
             )
         case HopProtocol.DOUBLE_HBONE:
-            inner = _all(hop.inner_sans) if hop.inner_sans else "whoever is behind it"
+            inner = _all(hop.inner_sans) or "nobody"
             return (
                 f"HBONE to gateway {who} at {hop.address}, expecting {_all(hop.sans)}; inside it "
                 f"HBONE with authority {hop.inner_authority}, expecting {inner}"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.names import Route
     from ztunnel_py.decide.settings import Settings
     from ztunnel_py.decide.verdict import Hop, Verdict
+    from ztunnel_py.identity.spiffe import Identity
     from ztunnel_py.state.address import Ip
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import Workload
@@ -167,7 +168,10 @@ def _arrival(
         case HopProtocol.TCP:
             return Arrival(Outcome.PLAIN, "", workload=workload, address=hop.address)
         case HopProtocol.DOUBLE_HBONE:
-            return Arrival(Outcome.ENCRYPTED, "", Kind.GATEWAY, workload, hop.address)
+            is_hopeless = not hop.inner_sans
+            outcome = Outcome.REFUSED if is_hopeless else Outcome.ENCRYPTED
+            reason = _unexpected() if is_hopeless else ""
+            return Arrival(outcome, reason, Kind.GATEWAY, workload, hop.address)
         case HopProtocol.HBONE:
             pass
     kind = Kind.WORKLOAD if _names(hop.authority, hop.address.ip) else Kind.WAYPOINT
@@ -198,14 +202,25 @@ def _beyond(
         if workload.network == route.source.network or not is_known:
             continue
         ip = workload.ips[0]
+        address = SockAddr(ip, settings.inbound_port)
+        if workload.identity not in hop.inner_sans:
+            reason = _unexpected(workload.identity)
+            yield Arrival(Outcome.REFUSED, reason, Kind.WORKLOAD, workload, address)
+            continue
         key = InboundKey(
             workload.uid, ip, hop.address.ip, route.source.identity, hop.inner_authority
         )
         node = of_node(settings, workload)
         said = inbound.decide(store, rulebook, node, key, workload)
         outcome, reason = _ending(said, Outcome.ENCRYPTED)
-        address = SockAddr(ip, node.inbound_port)
         yield Arrival(outcome, reason, Kind.WORKLOAD, workload, address, key, said)
+
+
+def _unexpected(identity: Identity | None = None) -> str:
+    """What is logged of an inner tunnel whose end proves to be nobody that is accepted there."""
+    got = "" if identity is None else f", got {identity}"
+    text = f"identity verification error: peer did not present the expected SAN{got}"
+    return Reason.IO.describe(text)
 
 
 def _ending(verdict: Verdict, otherwise: Outcome) -> tuple[Outcome, str]:

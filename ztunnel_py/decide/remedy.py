@@ -129,6 +129,8 @@ def candidates(store: Store, journey: Journey) -> list[Change]:
         return list(_of_refusal(store, route, verdict))
     if arrival.verdict is not None and arrival.verdict.action is Action.DENY:
         return list(_of_inbound(store, arrival))
+    if arrival.outcome is Outcome.REFUSED:
+        return list(_of_unexpected(store, journey))
     if arrival.workload is not None:
         return [change.enrol(store, arrival.workload)]
     return list(_of_nobody(store, route))
@@ -212,6 +214,19 @@ def waypoint_holders(store: Store, route: Route) -> list[Holder]:
     called = [one.workload for one in upstreams(store, route)] or [found]
     every = [holder for one in called for holder in holders(store, one, "waypoint")]
     return [holder for holder in every if holder.reference is not None]
+
+
+def _of_unexpected(store: Store, journey: Journey) -> Iterator[Change]:
+    """For tunnels inside tunnels, at whose ends is nobody that is accepted there."""
+    route, arrival = journey.route, journey.decisive
+    for workload, _, service, _ in _ways(store, route):
+        is_meant = arrival.kind is Kind.GATEWAY or workload is arrival.workload
+        if workload.network == route.source.network or service is None or not is_meant:
+            continue
+        accepted = (*service.subject_alt_names, str(workload.identity))
+        words = f"name {workload.identity} in the subjectAltNames of service {service.key}"
+        path = ("subjectAltNames",)
+        yield change.of_service(service, words, path, list(accepted), subject_alt_names=accepted)
 
 
 def _of_inbound(store: Store, arrival: Arrival) -> Iterator[Change]:

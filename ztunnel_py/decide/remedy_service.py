@@ -13,7 +13,7 @@ from ztunnel_py.decide.change import Change, Edit
 from ztunnel_py.decide.standing import Bar, ports_of, standings
 from ztunnel_py.state.address import NetworkAddress
 from ztunnel_py.state.service import BalanceMode, Service
-from ztunnel_py.state.store import ServiceUpdate, WorkloadUpdate
+from ztunnel_py.state.store import ServiceUpdate
 from ztunnel_py.state.workload import GatewayAddress, Health, Workload
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Holder:
             return Change(words, (edit,), (ServiceUpdate(service),))
         workload = dataclasses.replace(self.owner, **fields)  # type: ignore[arg-type]
         ports = self.store.memberships(workload.uid)
-        return Change(words, (edit,), (WorkloadUpdate(workload, ports),))
+        return Change(words, (edit,), change.in_place(self.store, workload, ports))
 
 
 def holders(store: Store, owner: Workload | Service, field: str) -> list[Holder]:
