@@ -38,7 +38,7 @@ def test_change_of_a_copy_leaves_the_store_alone() -> None:
 
     assert [list(one.endpoints(web.service)) for one in (store, twin)] == [
         [],
-        list(twin.members(web.service)),
+        list(twin.all_endpoints(web.service)),
     ]
     assert len(list(twin.endpoints(web.service))) == 1
     assert store.workload_at(at("10.0.0.1")) is sick.workload
