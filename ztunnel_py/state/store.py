@@ -251,7 +251,7 @@ class Store:
             found = self._by_address.setdefault(address, only := (new,))
             if found is not only:
                 self._by_address[address] = _ranked(found, new)
-        if self._is_local(new):
+        if is_local := self._is_local(new):
             key = (new.namespace, new.service_account)
             self._by_identity.setdefault(key, {})[new.uid] = new
         self._memberships[new.uid] = ports
@@ -259,6 +259,8 @@ class Store:
             endpoint = Endpoint(new.uid, mapping, new.health)
             self._endpoints.setdefault(service, {})[new.uid] = endpoint
         self._new_members(ports, new.uid)
+        if old is None and not is_local:
+            return Change.DISCOVERY
         return self._change_of(old, new)
 
     def _change_of(self, old: Workload | None, new: Workload | None) -> Change:
