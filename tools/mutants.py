@@ -116,7 +116,7 @@ def tried(one: Break, trees: queue.SimpleQueue[Path]) -> Outcome:
 def run(tree: Path, one: Break) -> str:
     """What the tests say."""
     marked = () if one.every_test else ("-m", "spec")
-    options = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header")
+    options = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-seed=0")
     command = [sys.executable, "-m", "pytest", *options, *marked, *one.tests]
     # No byte code: a file that changes twice in a second would be taken for the same.
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(tree)}

@@ -20,7 +20,7 @@ from tests.decide.test_uses import (
     services,
     updates,
 )
-from tests.state.build import ip, pod, service
+from tests.state.build import at, ip, pod, service
 from ztunnel_py.decide import inbound, outbound
 from ztunnel_py.decide.key import InboundKey, OutboundKey
 from ztunnel_py.decide.rbac import Rulebook
@@ -126,6 +126,23 @@ def test_a_way_through_a_gateway_is_kept_for_one_epoch() -> None:
     assert decided() == decided() == ["10.9.9.1:15008"]
     store.apply([pod("gw", "10.9.9.2", serves=members)])
     assert decided() == ["10.9.9.2:15008"]
+
+
+def test_a_way_that_reads_the_source_is_not_kept() -> None:
+    """The service is known on the client's network only, so its pods count as called directly."""
+    store, chosen = Store(), Settings(network="other")
+    way = pod("way", "10.0.9.1")
+    guarded = pod("p", "10.0.1.1", serves=SERVES, waypoint=GatewayAddress(at("10.0.9.1"), 15008))
+    store.apply([way, WEB, guarded])
+
+    verdicts = [
+        outbound.decide(store, chosen, TO_WEB._replace(src=ip(src)), way.workload)
+        for src in ("10.0.9.1", "10.0.9.2", "10.0.9.1")
+    ]
+
+    hops = [str(verdict.hops[0].address) for verdict in verdicts]
+    assert hops == ["10.0.1.1:15008", "10.0.9.1:15008", "10.0.1.1:15008"]
+    assert all(verdict.uses_source for verdict in verdicts)
 
 
 def test_what_is_kept_with_a_service_is_bounded() -> None:
