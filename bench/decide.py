@@ -88,6 +88,9 @@ ROWS = (
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table, or for a process of its own one line of JSON."""
+    if argv and (len(argv) != 2 or argv[0] not in _CHILDREN):
+        print((__doc__ or "").split("\n\n")[0].strip(), file=sys.stderr)
+        return 2
     if argv:
         print(json.dumps(_CHILDREN[argv[0]](Path(argv[1]))))
         return 0
