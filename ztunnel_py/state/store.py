@@ -245,20 +245,20 @@ class Store:
                 return Change.POLICY if self._drop_policy(key) else Change.NONE
 
     def _put_workload(self, new: Workload, ports: Mapping[NamespacedHostname, Ports]) -> Change:
-        old = self._drop_workload(new.uid)
-        self._workloads[new.uid] = new
+        uid = new.uid
+        old = self._drop_workload(uid) if uid in self._workloads else None
+        self._workloads[uid] = new
         for address in _addresses(new):
             found = self._by_address.setdefault(address, only := (new,))
             if found is not only:
                 self._by_address[address] = _ranked(found, new)
         if is_local := self._is_local(new):
             key = (new.namespace, new.service_account)
-            self._by_identity.setdefault(key, {})[new.uid] = new
-        self._memberships[new.uid] = ports
+            self._by_identity.setdefault(key, {})[uid] = new
+        self._memberships[uid] = ports
         for service, mapping in ports.items():
-            endpoint = Endpoint(new.uid, mapping, new.health)
-            self._endpoints.setdefault(service, {})[new.uid] = endpoint
-        self._new_members(ports, new.uid)
+            self._endpoints.setdefault(service, {})[uid] = Endpoint(uid, mapping, new.health)
+        self._new_members(ports, uid)
         if old is None and not is_local:
             return Change.DISCOVERY
         return self._change_of(old, new)
