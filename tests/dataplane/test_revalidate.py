@@ -174,6 +174,18 @@ async def test_changes_that_come_meanwhile_are_one_more_round() -> None:
     assert round_.plane.looked_at == 2
 
 
+async def test_stopped_it_begins_no_round_that_was_due() -> None:
+    round_ = Round(*(f"good{n}" for n in range(100)))
+
+    round_.change()
+    await until(lambda: bool(round_.judge.judged), "a slice")
+    round_.change()
+    round_.revalidate.stop()
+    await until(lambda: not round_.revalidate._is_running, "its end")
+
+    assert round_.plane.looked_at == 1
+
+
 async def test_stopped_it_ends_at_the_next_slice() -> None:
     round_ = Round(*(f"bad{n}" for n in range(100)))
 
