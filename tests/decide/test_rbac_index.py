@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,35 @@ EVERYBODY = [
     for port in PORTS
     for identity in (None, *IDENTITIES)
 ]
+
+
+CALLER = Attempt.of(ip("10.0.0.1"), SockAddr(ip("10.0.0.2"), 80), Identity("td", "blue", "red"))
+STRANGER = Attempt.of(
+    ip("10.0.0.9"), SockAddr(ip("10.0.0.2"), 81), Identity("other", "red", "blue")
+)
+
+
+@pytest.mark.parametrize("action", ["Allow", "Deny"])
+@pytest.mark.parametrize(
+    "match",
+    [
+        Match(principals=(StringMatch(StringMatchKind.EXACT, "td/ns/blue/sa/red"),)),
+        Match(service_accounts=(ServiceAccountMatch("blue", "red"),)),
+        Match(namespaces=(StringMatch(StringMatchKind.EXACT, "blue"),)),
+        Match(source_ips=(ipaddress.ip_network("10.0.0.1/32"),)),
+        Match(destination_ports=(80,)),
+    ],
+    ids=["principal", "account", "namespace", "source", "port"],
+)
+def test_policy_that_names_one_exact_value_is_found_by_it(match: Match, action: str) -> None:
+    store = Store()
+    store.apply([policy("p", match, action=action)])
+    rulebook = Rulebook(store)
+    workload = pod("a").workload
+
+    rulings = [rulebook.judge(workload, attempt).is_allowed for attempt in (CALLER, STRANGER)]
+
+    assert rulings == [action == "Allow", action == "Deny"]
 
 
 @settings(max_examples=400, deadline=None)
