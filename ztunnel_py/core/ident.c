@@ -166,8 +166,7 @@ static void explain_client(struct ident_check *check, const struct found *found)
     }
 }
 
-/* What a leaf may be used for. Its keyUsage is not looked at, a missing extendedKeyUsage is fine.
- */
+/* What a leaf may be used for. Its keyUsage is not looked at; extendedKeyUsage may be missing. */
 static int judge_use(struct ident_check *check, X509 *leaf) {
     const uint32_t wanted = check->is_client ? XKU_SSL_SERVER : XKU_SSL_CLIENT;
     if ((X509_get_extension_flags(leaf) & EXFLAG_CA) != 0) {
@@ -301,8 +300,7 @@ static bool set_protocol(SSL_CTX *ctx, bool tls12) {
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | PLAIN_CERTIFICATES);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    /* What is sent is what was issued, not a chain that the library looks up and verifies each
-     * time. */
+    /* What is sent was issued so: the library neither looks up nor verifies a chain each time. */
     SSL_CTX_set_mode(ctx, SSL_MODE_AUTO_RETRY | SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_clear_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE);
     return SSL_CTX_set_min_proto_version(ctx, tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) == 1 &&

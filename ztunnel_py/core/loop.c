@@ -3,6 +3,7 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -192,23 +193,19 @@ void loop_bury(struct loop *loop, struct grave *grave, enum mem_kind kind, void 
     loop->graves = grave;
 }
 
-static void run_all(struct list *from) {
-    struct list now;
-    list_init(&now);
-    list_splice(&now, from);
-    struct list *node;
-    while ((node = list_pop(&now)) != NULL) {
-        struct deferred *const deferred = CONTAINER_OF(node, struct deferred, link);
-        deferred->run(deferred);
-    }
-}
-
 static void run_some(struct list *from, int limit) {
     struct list *node;
     while (limit-- > 0 && (node = list_pop(from)) != NULL) {
         struct deferred *const deferred = CONTAINER_OF(node, struct deferred, link);
         deferred->run(deferred);
     }
+}
+
+static void run_all(struct list *from) {
+    struct list now;
+    list_init(&now);
+    list_splice(&now, from);
+    run_some(&now, INT_MAX);
 }
 
 /* The end of a turn: work once, some of the slow one, then flushes until none is left, then what

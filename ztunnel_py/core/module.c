@@ -61,8 +61,10 @@ static PyObject *call_for_workload(PyObject *self, PyObject *arg,
     if (core == NULL || !convert_u32(arg, &workload)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS call(core, workload);
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS
+        call(core, workload);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 /* --- life */
@@ -77,9 +79,11 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
         return NULL;
     }
     struct binding *binding = (struct binding *)self;
-    Py_BEGIN_ALLOW_THREADS errno = 0;
-    binding->core = core_start(&config);
-    Py_END_ALLOW_THREADS if (binding->core == NULL) {
+    Py_BEGIN_ALLOW_THREADS
+        errno = 0;
+        binding->core = core_start(&config);
+    Py_END_ALLOW_THREADS
+    if (binding->core == NULL) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
         return NULL;
@@ -91,8 +95,10 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
 static void stop_once(struct binding *binding) {
     if (binding->is_running) {
         binding->is_running = false;
-        Py_BEGIN_ALLOW_THREADS core_stop(binding->core);
-        Py_END_ALLOW_THREADS drop_released(binding->core);
+        Py_BEGIN_ALLOW_THREADS
+            core_stop(binding->core);
+        Py_END_ALLOW_THREADS
+        drop_released(binding->core);
     }
 }
 
@@ -125,8 +131,10 @@ static PyObject *py_drain(PyObject *self, PyObject *args) {
         !PyArg_ParseTuple(args, "O&p:drain", convert_u32, &workload, &is_immediate)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS core_drain(core, workload, is_immediate != 0);
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS
+        core_drain(core, workload, is_immediate != 0);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 static PyObject *py_is_idle(PyObject *self, PyObject *arg) {
@@ -203,9 +211,11 @@ static PyObject *py_identity_set(PyObject *self, PyObject *args) {
     }
     char error[ERROR_SIZE] = "";
     bool is_set = false;
-    Py_BEGIN_ALLOW_THREADS is_set =
-        core_identity_set(core, workload, given[0], given[1], given[2], error, sizeof(error));
-    Py_END_ALLOW_THREADS for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+    Py_BEGIN_ALLOW_THREADS
+        is_set =
+            core_identity_set(core, workload, given[0], given[1], given[2], error, sizeof(error));
+    Py_END_ALLOW_THREADS
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         PyBuffer_Release(&texts[i]);
     }
     if (!is_set) {
@@ -291,8 +301,10 @@ static PyObject *py_live_keys(PyObject *self, PyObject *arg) {
     }
     struct core_live *live = NULL;
     size_t n = 0;
-    Py_BEGIN_ALLOW_THREADS n = core_live_keys(core, workload, &live);
-    Py_END_ALLOW_THREADS PyObject *list = PyList_New(0);
+    Py_BEGIN_ALLOW_THREADS
+        n = core_live_keys(core, workload, &live);
+    Py_END_ALLOW_THREADS
+    PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
         list_add(&list, convert_from_live(&live[i]));
     }
@@ -311,7 +323,8 @@ static PyObject *py_conn_kill(PyObject *self, PyObject *args) {
     }
     bool is_known = reason_of(number, &reason);
     if (is_known) {
-        Py_BEGIN_ALLOW_THREADS core_conn_kill(core, conns.items, conns.n, reason);
+        Py_BEGIN_ALLOW_THREADS
+            core_conn_kill(core, conns.items, conns.n, reason);
         Py_END_ALLOW_THREADS
     } else {
         PyErr_SetString(PyExc_ValueError, "unknown reason");
@@ -329,8 +342,10 @@ static PyObject *py_connections(PyObject *self, PyObject *Py_UNUSED(unused)) {
     }
     struct core_conn_view *views = NULL;
     size_t n = 0;
-    Py_BEGIN_ALLOW_THREADS n = core_connections(core, &views);
-    Py_END_ALLOW_THREADS PyObject *list = PyList_New(0);
+    Py_BEGIN_ALLOW_THREADS
+        n = core_connections(core, &views);
+    Py_END_ALLOW_THREADS
+    PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
         list_add(&list, convert_from_conn_view(&views[i]));
     }
@@ -345,8 +360,10 @@ static PyObject *py_tunnels(PyObject *self, PyObject *Py_UNUSED(unused)) {
     }
     struct core_tunnel_view *views = NULL;
     size_t n = 0;
-    Py_BEGIN_ALLOW_THREADS n = core_tunnels(core, &views);
-    Py_END_ALLOW_THREADS PyObject *list = PyList_New(0);
+    Py_BEGIN_ALLOW_THREADS
+        n = core_tunnels(core, &views);
+    Py_END_ALLOW_THREADS
+    PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
         list_add(&list, convert_from_tunnel_view(&views[i]));
     }
@@ -431,8 +448,10 @@ static PyObject *py_advance(PyObject *self, PyObject *arg) {
     if (core == NULL || !convert_u64(arg, &ns)) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS core_advance(core, ns);
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS
+        core_advance(core, ns);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 static PyObject *py_fence(PyObject *self, PyObject *Py_UNUSED(unused)) {
@@ -440,8 +459,10 @@ static PyObject *py_fence(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (core == NULL) {
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS core_fence(core);
-    Py_END_ALLOW_THREADS Py_RETURN_NONE;
+    Py_BEGIN_ALLOW_THREADS
+        core_fence(core);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 /* --- the type and the module */

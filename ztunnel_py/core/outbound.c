@@ -19,9 +19,9 @@
 
 #define RETRIES_MAX 3
 #define FIELDS_MAX 12
-#define INNER_ONLY "x-forwarded-network" /* goes onto a CONNECT inside of a tunnel's stream only \
-                                          */
-#define TRACE_SIZE 56                    /* 00-<32 hex>-<16 hex>-00 and a NUL */
+/* A header that goes onto a CONNECT inside of another tunnel's stream only. */
+#define INNER_ONLY "x-forwarded-network"
+#define TRACE_SIZE 56 /* 00-<32 hex>-<16 hex>-00 and a NUL */
 
 static void decided(struct conn *conn, struct verdict *verdict);
 static void responded(struct stream *stream, unsigned status);

@@ -9,14 +9,13 @@
 #include "inbound.h"
 #include "tunnel.h"
 
-#define RECORD_SIZE ((size_t)16384) /* plain bytes of a TLS record */
-#define JOINED_MAX ((size_t)8192)   /* frames up to this size are copied to share a record */
-#define SEND_AT \
-    ((size_t)(128 * 1024)) /* encrypted bytes that do not wait for the end of the turn */
+#define JOINED_MAX ((size_t)8192) /* frames up to this size are copied to share a record */
+/* Encrypted bytes that do not wait for the end of the turn. */
+#define SEND_AT ((size_t)(128 * 1024))
 #define UNSENT_HIGH ((size_t)(1 << 20)) /* unsent bytes above which streams have to wait */
 #define UNSENT_MAX ((size_t)(4 << 20))  /* a remote side that never reads is given up */
-#define JOINED_FRAMES 16 /* small frames that wait for each other; then the other side can begin \
-                          */
+/* Small frames that wait for each other; then the other side can begin. */
+#define JOINED_FRAMES 16
 #define PIECES 16
 
 static struct tunnel *of(struct h2 *h2) {
