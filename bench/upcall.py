@@ -26,6 +26,8 @@ from ztunnel_py.dataplane.abc import EngineSettings, ListenAddress, RecordKind, 
 from ztunnel_py.dataplane.certificates import Certificates
 from ztunnel_py.dataplane.upcalls import Upcalls
 from ztunnel_py.decide.settings import Settings
+from ztunnel_py.dns.on_demand import OnDemandDns
+from ztunnel_py.dns.resolver import Resolver
 from ztunnel_py.identity import fake
 from ztunnel_py.identity.manager import SecretManager
 from ztunnel_py.state.store import Store
@@ -68,7 +70,8 @@ async def measure(engine: str, count: int) -> dict[str, float]:
     store.apply(local.load("", state(port, application.getsockname()[1])).updates)
     manager = SecretManager(fake.FakeCa(fake.root(), TTL_S))
     certificates = Certificates(plane, manager, clock, tasks)
-    upcalls = Upcalls(plane, store, Settings(), certificates, clock, tasks)
+    names = OnDemandDns(Resolver)
+    upcalls = Upcalls(plane, store, Settings(), certificates, names, clock, tasks)
     upcalls.serve(WORKLOAD, WorkloadInfo("client", local_state.NAMESPACE, "client"))
     upcalls.start()
     plane.workload_serve(WORKLOAD)

@@ -20,6 +20,8 @@ from ztunnel_py.dataplane.records import Records
 from ztunnel_py.dataplane.revalidate import Revalidate
 from ztunnel_py.dataplane.upcalls import Upcalls
 from ztunnel_py.decide.settings import Settings
+from ztunnel_py.dns.on_demand import OnDemandDns
+from ztunnel_py.dns.resolver import Resolver
 from ztunnel_py.errors import StartError
 from ztunnel_py.identity import fake
 from ztunnel_py.identity.manager import SecretManager
@@ -69,7 +71,8 @@ async def serve(config: Config) -> None:
     plane = open_engine(config.dataplane, clock)
     epochs.follow(store, plane)
     certificates = Certificates(plane, manager, clock, tasks)
-    upcalls = Upcalls(plane, store, _settings(config), certificates, clock, tasks)
+    names = OnDemandDns(partial(Resolver, ipv6=config.ipv6, resolv_conf=config.resolv_conf))
+    upcalls = Upcalls(plane, store, _settings(config), certificates, names, clock, tasks)
     revalidate = Revalidate(plane, store, upcalls, tasks)
     records = Records(plane, AccessLog())
 
@@ -83,7 +86,7 @@ async def serve(config: Config) -> None:
     )
     await admin.open()
     stats = stats_server(
-        lambda: metrics.render(metrics.families(plane, config.istio_version)),
+        lambda: metrics.render(metrics.families(plane, config.istio_version, names.counts)),
         _addresses(config, config.stats),
     )
     _open_listeners(config, plane, upcalls)

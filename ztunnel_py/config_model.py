@@ -87,6 +87,7 @@ class Config:
     alt_xds_hostname: str | None
     xds_headers: tuple[tuple[str, Secret], ...]
     xds_on_demand: bool
+    resolv_conf: Path
     local_xds_path: Path | None
     local_xds: str | None
 

@@ -206,6 +206,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "xds_on_demand", "XDS_ON_DEMAND", _BOOL, "false", "ask for workloads when they are needed"
     ),
+    Setting(
+        "resolv_conf",
+        "ZTUNNEL_RESOLV_CONF",
+        _FILE,
+        "/etc/resolv.conf",
+        "DNS servers that are asked for workloads that have a hostname only; ours",
+    ),
     Setting("local_xds_path", "LOCAL_XDS_PATH", _FILE, None, "YAML file with local state"),
     Setting(
         "local_xds",

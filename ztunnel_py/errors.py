@@ -97,6 +97,14 @@ class Reason(enum.Enum):
     OVER_BUDGET = 34, 503, Flag.CONNECT, "buffered bytes over the budget of {}"
     DRAINED = 35, 503, Flag.NONE, "connection closed due to connection drain"
     INTERNAL = 36, 503, Flag.CONNECT, "internal error: {}"
+    # Early: a workload that has a hostname only.
+    LOOKUP_FAILED = 37, 503, None, "no ip addresses were resolved for workload: {}"
+    LOOKUP_EMPTY = (
+        38,
+        503,
+        None,
+        "ip addresses were resolved for workload {}, but valid dns response had no A/AAAA records",
+    )
 
 
 class StartError(Exception):
@@ -109,6 +117,10 @@ class ConfigError(StartError):
 
 class LocalStateError(StartError):
     """The local state is wrong; the message names source, entry and key."""
+
+
+class LookupFailedError(Exception):
+    """DNS does not tell the addresses of a name; the message says why."""
 
 
 class UnknownNameError(Exception):

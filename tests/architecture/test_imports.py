@@ -29,6 +29,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "identity": (set(), "identities are vouched for whoever uses them"),
     "proto": (set(), "messages, generated"),
     "xds": ({"proto", "state", "identity.spiffe"}, "what is heard becomes state"),
+    "dns": ({"state.address"}, "asks for names, whoever wants them"),
     "core": (set(), "C, and the table it is made from"),
     "dataplane": ({"core", "decide", "state", "identity", "reference"}, "asks and answers"),
     "reference": ({"dataplane", "decide", "state", "identity"}, "an engine sees the contract only"),
@@ -48,7 +49,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "app": (
         {"admin", "config", "dataplane", "decide", "identity", "lifecycle", "state", "telemetry"}
-        | {"xds"},
+        | {"dns", "xds"},
         "wires everything",
     ),
     "__main__": ({"app", "cli", "config", "telemetry"}, "the command"),

@@ -330,6 +330,21 @@ async def test_socket_reset_after_its_stream_ended_cancels_nothing_else(
     assert not tunnel.is_closed
 
 
+async def test_last_bytes_that_nobody_can_take_end_their_stream_without_a_reset(
+    side: tuple[Wire, int, Tcp], client: Plane, server: Plane
+) -> None:
+    tunnel, stream, tcp = side
+    tcp.reset()
+    assert await tunnel.end(stream) == b""
+
+    tunnel.data(stream, b"the last", end=True)
+
+    plane = client if tcp.remote == client.port(Role.OUTBOUND) else server
+    assert (await plane.closed()).reason is Reason.OK
+    await tunnel.fence()
+    assert stream not in tunnel.resets
+
+
 async def test_data_and_end_in_one_frame_arrive(side: tuple[Wire, int, Tcp]) -> None:
     tunnel, stream, tcp = side
 

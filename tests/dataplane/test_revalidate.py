@@ -21,6 +21,7 @@ from ztunnel_py.dataplane.upcalls import Upcalls
 from ztunnel_py.decide.key import InboundKey
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.decide.verdict import Action, Verdict
+from ztunnel_py.dns.on_demand import OnDemandDns
 from ztunnel_py.errors import Reason
 from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.state.policy import Match
@@ -29,13 +30,14 @@ from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from tests.support.net import Net
     from tests.support.plane import Plane, Planes
     from ztunnel_py.clock import Clock
     from ztunnel_py.dataplane.abc import DataPlane, Question
     from ztunnel_py.dataplane.certificates import Certificates
+    from ztunnel_py.dns.on_demand import Addresses
     from ztunnel_py.state.address import SockAddr
 
 ME = pod("me", "127.0.0.1")
@@ -215,6 +217,7 @@ class Ruled:
             self.store,
             Settings(),
             cast("Certificates", None),
+            OnDemandDns(cast("Callable[[], Addresses]", None)),
             cast("Clock", plane.clock),
             self.tasks,
         )

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from collections import Counter
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.state.build import policy, service
+from tests.state.build import pod, policy, service
 from tests.support.clock import FakeClock
 from tests.support.wait import settle, until
 from ztunnel_py.dataplane import epochs
@@ -18,11 +19,12 @@ from ztunnel_py.dataplane.upcalls import QUESTIONS_PER_TURN, Upcalls
 from ztunnel_py.decide.key import InboundKey, OutboundKey
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.decide.verdict import FORWARD_TTL_S, Action, Epoch, HopProtocol
-from ztunnel_py.errors import Reason
+from ztunnel_py.dns.on_demand import OnDemandDns
+from ztunnel_py.errors import LookupFailedError, Reason
 from ztunnel_py.identity.ca import IdentityError
 from ztunnel_py.identity.manager import SecretManager
 from ztunnel_py.state.address import SockAddr
-from ztunnel_py.state.store import Store
+from ztunnel_py.state.store import Store, WorkloadRemoval
 from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
 from ztunnel_py.xds import local
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import Verdict
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
+    from ztunnel_py.state.address import Ip
+    from ztunnel_py.state.store import WorkloadUpdate
 
     Key = OutboundKey | InboundKey
 
@@ -49,6 +53,7 @@ TO_A = InboundKey(
     "w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("10.0.0.2:1").ip, None, "10.0.0.1:80"
 )
 TO_B = OutboundKey("w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("10.0.0.2:80"))
+TO_NAMED = OutboundKey("w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("10.1.0.1:80"))
 TO_NOBODY = OutboundKey("w", SockAddr.parse("10.0.0.1:1").ip, SockAddr.parse("192.0.2.1:80"))
 
 
@@ -110,6 +115,22 @@ class Authority:
         return self.certify(identity)
 
 
+class Dns:
+    """Knows the addresses of names, when it is let."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[Ip, ...]] = {}
+        self.is_open = asyncio.Event()
+        self.is_open.set()
+
+    async def addresses(self, hostname: str) -> tuple[Ip, ...]:
+        """As `Resolver`."""
+        await self.is_open.wait()
+        if hostname not in self.known:
+            raise LookupFailedError(f"{hostname}: no such name")
+        return self.known[hostname]
+
+
 class Mind:
     """Everything between a question and its answer."""
 
@@ -120,11 +141,14 @@ class Mind:
         self.authority, self.tasks = Authority(certify), Tasks()
         manager = SecretManager(self.authority)
         self.certificates = Certificates(self.plane, manager, self.clock, self.tasks)  # type: ignore[arg-type]
+        self.dns = Dns()
+        self.names = OnDemandDns(lambda: self.dns)
         self.upcalls = Upcalls(
             self.plane,  # type: ignore[arg-type]
             self.store,
             settings or Settings(),
             self.certificates,
+            self.names,
             self.clock,
             self.tasks,
         )
@@ -314,3 +338,97 @@ async def test_a_certificate_is_renewed_at_half_its_life(mind: Mind) -> None:
     await until(lambda: mind.clock.pending == 1, "the next renewal")
 
     assert mind.authority.calls >= 1
+
+
+# --- workloads that have a hostname only
+
+_WEB = service("web.test", "/10.1.0.1")
+_SERVES = {"default/web.test": {80: 8080}}
+
+
+def _outer(name: str, **fields: Any) -> WorkloadUpdate:
+    return pod(name, hostname=f"{name}.test", serves=_SERVES, **fields)
+
+
+@pytest.mark.spec("dataplane-45")
+async def test_hostname_is_looked_up_and_counted_for_each_connection(mind: Mind) -> None:
+    mind.load()
+    mind.store.apply([_WEB, _outer("outer")])
+    mind.dns.known["outer.test"] = (SockAddr.parse("10.0.0.7:1").ip,)
+
+    verdicts = [await mind.answer(TO_NAMED) for _ in range(3)]
+
+    for verdict in verdicts:
+        (hop,) = verdict.hops
+        assert (str(hop.address), hop.authority) == ("10.0.0.7:15008", "10.0.0.7:8080")
+        assert verdict.ttl_s == 0  # so that the next connection asks, and is counted
+    principal = "spiffe://td/ns/ns/sa/a"
+    source = ("", "", "", "ns", principal, "", "", "")
+    assert mind.names.counts == {(*source, "outer.test"): 3}
+
+
+@pytest.mark.spec("state-73")
+@pytest.mark.parametrize(
+    ("known", "error"),
+    [
+        ({}, "no ip addresses were resolved for workload: demo//Pod/default/outer"),
+        (
+            {"outer.test": ()},
+            "ip addresses were resolved for workload demo//Pod/default/outer, but valid dns "
+            "response had no A/AAAA records",
+        ),
+    ],
+)
+async def test_lookup_that_fails_refuses_that_connection_and_is_counted(
+    mind: Mind, known: dict[str, tuple[Ip, ...]], error: str
+) -> None:
+    mind.load()
+    mind.store.apply([_WEB, _outer("outer")])
+    mind.dns.known = known
+
+    verdict = await mind.answer(TO_NAMED)
+
+    assert (verdict.action, verdict.hops, verdict.ttl_s) == (Action.DENY, (), 0)
+    assert verdict.reason.describe(verdict.detail) == error
+    assert list(mind.names.counts.values()) == [1]
+
+
+async def test_endpoints_with_and_without_address_share_by_weight(mind: Mind) -> None:
+    mind.load()
+    mind.store.apply([_WEB, _outer("outer"), pod("inner", "10.0.0.8", serves=_SERVES)])
+    mind.dns.known["outer.test"] = (SockAddr.parse("10.0.0.7:1").ip,)
+
+    verdicts = [await mind.answer(TO_NAMED) for _ in range(200)]
+    counts = Counter(str(verdict.hops[0].address) for verdict in verdicts)
+
+    assert set(counts) == {"10.0.0.7:15008", "10.0.0.8:15008"}
+    assert min(counts.values()) > 50
+    assert sum(mind.names.counts.values()) == counts["10.0.0.7:15008"]
+
+
+async def test_endpoint_that_goes_during_its_lookup_is_not_dialled(mind: Mind) -> None:
+    mind.load()
+    mind.store.apply([_WEB, _outer("outer")])
+    mind.dns.known["outer.test"] = (SockAddr.parse("10.0.0.7:1").ip,)
+    mind.dns.is_open.clear()
+    number = mind.plane.ask(TO_NAMED)
+    mind.upcalls.pump()
+    await until(lambda: bool(mind.names.counts), "a lookup")
+
+    gone = WorkloadRemoval("demo//Pod/default/outer")
+    mind.store.apply([gone, pod("inner", "10.0.0.8", serves=_SERVES)])
+    mind.dns.is_open.set()
+    await until(lambda: number in mind.plane.answers, "an answer")
+
+    assert str(mind.plane.answers[number].hops[0].address) == "10.0.0.8:15008"
+
+
+async def test_who_has_no_certificate_is_told_so_without_a_lookup(mind: Mind) -> None:
+    mind.load()
+    mind.store.apply([_WEB, _outer("outer")])
+    mind.authority.is_down = True
+
+    verdict = await mind.answer(TO_NAMED)
+
+    assert verdict.reason is Reason.IDENTITY
+    assert not mind.names.counts

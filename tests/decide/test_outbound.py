@@ -109,15 +109,6 @@ def test_host_network_pods_are_reached_through_services_only() -> None:
     assert reached(via) == [("10.0.0.2:8080", "")]
 
 
-def test_workload_by_hostname_is_refused_until_it_can_be_resolved() -> None:
-    workload = pod("a", hostname="db.test", serves=SERVES)
-
-    verdict = decide(workload, service("web.test", f"/{VIP}"), to=f"{VIP}:80")
-
-    text = "no valid routing destination for workload: Workload{a with uid demo//Pod/default/a"
-    assert refusal(verdict) == f"{text} (HBONE)}}"
-
-
 # --- services
 
 

@@ -67,7 +67,7 @@ class _Plane:
 
 
 def _text(plane: _Plane) -> str:
-    return render(families(plane, "1.99"))
+    return render(families(plane, "1.99", {}))
 
 
 def _parsed(text: str) -> Iterator[Any]:

@@ -234,7 +234,8 @@ void h2_release(struct stream *stream) {
         bury(stream);
         return;
     }
-    const bool is_over = (stream->end_queued && stream->remote_ended) || stream->is_refused;
+    const bool remote_ends = stream->remote_ended || stream->remote_ends;
+    const bool is_over = (stream->end_queued && remote_ends) || stream->is_refused;
     if (!is_over && !stream->io.is_broken) {
         h2_reset(stream, NGHTTP2_CANCEL);
     }

@@ -217,7 +217,6 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
 
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes,
                    size_t len, void *user) {
-    (void)flags;
     struct h2 *const h2 = user;
     h2->received += len;
     (void)nghttp2_session_consume_connection(session, len); /* returned on receipt, always */
@@ -225,6 +224,7 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
     if (stream == NULL || stream->owner == NULL || stream->io.is_broken) {
         (void)nghttp2_session_consume_stream(session, id, len);
     } else {
+        stream->remote_ends = (flags & NGHTTP2_FLAG_END_STREAM) != 0;
         h2->ops->data(h2, stream, bytes, len);
     }
     return 0;

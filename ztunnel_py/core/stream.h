@@ -41,6 +41,7 @@ struct stream {
     bool is_last;       /* END_STREAM comes with what is offered */
     bool end_queued;    /* END_STREAM follows what was sent */
     bool is_deferred;   /* HTTP/2 waits to be told of more */
+    bool remote_ends;   /* the frame being read carries END_STREAM */
     bool remote_ended;  /* END_STREAM or a quiet reset was read */
     bool local_ended;   /* END_STREAM was handed to HTTP/2 */
     bool is_responding; /* a response was submitted (server) */

@@ -3,8 +3,8 @@
 
 A question is decided at once if everything is known: the state is read, the verdict made and the
 reply given in one turn of the loop, so a stale reply cannot exist. Otherwise a task waits for what
-is missing (the local workload, its certificate) and decides afresh. Whatever goes wrong is a
-denial.
+is missing (the local workload, its certificate, the address of a hostname) and decides afresh.
+Whatever goes wrong is a denial.
 
 A verdict may serve further connections for its `ttl_s`. That is 0 for what is true of this moment
 only (something is missing, something failed) and where the decision said something to the log that
@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ztunnel_py.clock import within
 from ztunnel_py.dataplane.abc import QuestionKind
-from ztunnel_py.decide import inbound, outbound
+from ztunnel_py.decide import inbound, labels, lookup, outbound
 from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
 from ztunnel_py.decide.rbac import Rulebook
+from ztunnel_py.decide.refusal import Refused
 from ztunnel_py.decide.verdict import Action, HopProtocol, Verdict
-from ztunnel_py.errors import Reason
+from ztunnel_py.errors import LookupFailedError, Reason
 from ztunnel_py.identity.ca import IdentityError
 from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.state.workload import Workload
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from ztunnel_py.dataplane.abc import DataPlane, Question
     from ztunnel_py.dataplane.certificates import Certificates
     from ztunnel_py.decide.settings import Settings
-    from ztunnel_py.decide.verdict import Note
+    from ztunnel_py.decide.verdict import Hop, Note
+    from ztunnel_py.state.address import Ip
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import WorkloadInfo
     from ztunnel_py.tasks import Tasks
@@ -46,8 +49,21 @@ QUESTIONS_PER_TURN = 64
 WORKLOAD_WAIT_S = 5.0
 IDENTITY_TRIES = 3
 """The workload may have got another identity while its certificate was waited for."""
+LOOKUP_TRIES = 3
+"""The hop may have gone while its address was looked up."""
 
 log = logger("ztunnel::proxy")
+
+
+class Names(Protocol):
+    """Who looks up hostnames for connections; dns/on_demand.py."""
+
+    async def addresses(self, source: tuple[str, ...], hostname: str) -> tuple[Ip, ...]:
+        """The addresses of `hostname`; `source` are the client's labels.
+
+        Raises:
+            LookupFailedError: they cannot be told.
+        """
 
 
 class Upcalls:
@@ -59,6 +75,7 @@ class Upcalls:
         store: Store,
         settings: Settings,
         certificates: Certificates,
+        names: Names,
         clock: Clock,
         tasks: Tasks,
     ) -> None:
@@ -67,6 +84,8 @@ class Upcalls:
         self._settings = settings
         self._rulebook = Rulebook(store)
         self._certificates = certificates
+        self._names = names
+        self._random = random.Random()  # noqa: S311 - balances load
         self._clock = clock
         self._tasks = tasks
         self._infos: dict[str, WorkloadInfo] = {}
@@ -109,7 +128,7 @@ class Upcalls:
     def _take(self, question: Question) -> None:
         local = self._local(question.workload)
         verdict = self._decide(question, local)
-        if self._is_complete(question, verdict, local):
+        if self._is_complete(question, verdict, local) and not verdict.looks_up:
             self._reply(question, verdict)
         else:
             self._tasks.spawn(self._complete(question))
@@ -117,7 +136,7 @@ class Upcalls:
     async def _complete(self, question: Question) -> None:
         try:
             await self._awaited(question.workload)
-            self._reply(question, await self._decided(question))
+            self._reply(question, await self._located(question))
         except Exception as error:  # as in `pump`
             self._deny_failed(question, error)
 
@@ -138,6 +157,37 @@ class Upcalls:
                 break
         verdict = self._decide(question, self._local(question.workload))
         return _unidentified(verdict, problem)
+
+    async def _located(self, question: Question) -> Verdict:
+        """A verdict as of `_decided`, and all its hops have addresses.
+
+        If some have a hostname only, one hop is drawn, and is looked up if it is one of them. Such
+        a verdict is for one connection: the next one counts as a lookup of its own.
+        """
+        for _ in range(LOOKUP_TRIES):
+            verdict = await self._decided(question)
+            if not verdict.looks_up:
+                return verdict
+            weights = [hop.weight for hop in verdict.hops]
+            (hop,) = self._random.choices(verdict.hops, weights)
+            if hop.lookup is None:
+                return _only(verdict, hop)
+            source = self._source_labels(question.workload)
+            try:
+                ips = await self._names.addresses(source, hop.lookup.hostname)
+                verdict = await self._decided(question)
+                if hop in verdict.hops:
+                    return _only(verdict, lookup.located(hop, ips, self._random.choice))
+            except LookupFailedError:
+                return _refusal(verdict, Reason.LOOKUP_FAILED, hop.lookup.workload)
+            except Refused as refused:
+                return _refusal(verdict, refused.reason, refused.detail)
+        return _refusal(verdict, Reason.LOOKUP_FAILED, "its endpoints change too often")
+
+    def _source_labels(self, workload: str) -> tuple[str, ...]:
+        local = self._local(workload)
+        assert isinstance(local, Workload)  # whoever has hops is known
+        return labels.known(local, local.identity)[:8]
 
     def _decide(self, question: Question, local: Workload | WorkloadInfo) -> Verdict:
         epoch = self._plane.epoch()  # read first: whatever changes later makes the verdict stale
@@ -221,6 +271,7 @@ class Upcalls:
     def _reply(self, question: Question, verdict: Verdict) -> None:
         if _say(verdict.notes):
             verdict = dataclasses.replace(verdict, ttl_s=0.0)
+        assert not verdict.looks_up, "a hop without address"
         self._plane.reply(question.id, verdict)
 
     def _deny_failed(self, question: Question, error: Exception) -> None:
@@ -236,6 +287,24 @@ def _say(notes: Iterable[Note]) -> bool:
     return any(said)
 
 
+def _only(verdict: Verdict, hop: Hop) -> Verdict:
+    """`verdict` for one connection that takes `hop`."""
+    return dataclasses.replace(verdict, hops=(hop,), looks_up=False, ttl_s=0.0)
+
+
+def _refusal(verdict: Verdict, reason: Reason, detail: str) -> Verdict:
+    """The early refusal of the connection that `verdict` let through; for that one only."""
+    return dataclasses.replace(
+        verdict,
+        action=Action.DENY,
+        reason=reason,
+        detail=detail,
+        hops=(),
+        looks_up=False,
+        ttl_s=0.0,
+    )
+
+
 def _unidentified(verdict: Verdict, problem: str) -> Verdict:
     """The refusal of a connection whose workload has no certificate."""
     if verdict.action is not Action.FORWARD or not verdict.hops:
@@ -249,5 +318,6 @@ def _unidentified(verdict: Verdict, problem: str) -> Verdict:
         reason=Reason.IDENTITY,
         detail=problem,
         hops=verdict.hops[:1],
+        looks_up=False,
         ttl_s=0.0,
     )

@@ -243,19 +243,19 @@ def _hop(hop: Hop, arrival: Arrival) -> str:
     who = names.shown(arrival.workload) if arrival.workload is not None else ""
     match hop.protocol:
         case HopProtocol.TCP if who:
-            return f"plain TCP to {hop.address}: {who} is not enrolled (protocol TCP)"
+            return f"plain TCP to {hop.place}: {who} is not enrolled (protocol TCP)"
         case HopProtocol.TCP:
-            return f"plain TCP to {hop.address}"
+            return f"plain TCP to {hop.place}"
         case HopProtocol.HBONE:
             there = f"{arrival.kind.value} {who}" if arrival.kind is not Kind.WORKLOAD else who
             return (
-                f"HBONE to {there} at {hop.address}, authority {hop.authority}, expecting "
+                f"HBONE to {there} at {hop.place}, authority {hop.authority}, expecting "
                 f"{_all(hop.sans)}"
             )
         case HopProtocol.DOUBLE_HBONE:
             inner = _all(hop.inner_sans) or "nobody"
             return (
-                f"HBONE to gateway {who} at {hop.address}, expecting {_all(hop.sans)}; inside it "
+                f"HBONE to gateway {who} at {hop.place}, expecting {_all(hop.sans)}; inside it "
                 f"HBONE with authority {hop.inner_authority}, expecting {inner}"
             )
 

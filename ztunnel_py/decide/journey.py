@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.settings import Settings
     from ztunnel_py.decide.verdict import Hop, Verdict
     from ztunnel_py.identity.spiffe import Identity
-    from ztunnel_py.state.address import Ip
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import Workload
 
@@ -146,6 +145,8 @@ def _unproxied(
             ip = upstream.select_ip(found, route.dst.ip)
         except Refused:
             continue
+        if ip is None:
+            continue  # no kernel finds an address by its hostname
         address = SockAddr(ip, found.port)
         if workload.protocol is not Protocol.HBONE:
             yield Arrival(Outcome.PLAIN, "", workload=workload, address=address)
@@ -174,8 +175,8 @@ def _arrival(
             return Arrival(outcome, reason, Kind.GATEWAY, workload, hop.address)
         case HopProtocol.HBONE:
             pass
-    kind = Kind.WORKLOAD if _names(hop.authority, hop.address.ip) else Kind.WAYPOINT
-    if workload is None or (kind is Kind.WAYPOINT and workload.native_tunnel):
+    kind = Kind.WORKLOAD if _is_direct(hop) else Kind.WAYPOINT
+    if workload is None or hop.lookup or (kind is Kind.WAYPOINT and workload.native_tunnel):
         return Arrival(Outcome.ENCRYPTED, "", kind, workload, hop.address)
     key = InboundKey(workload.uid, hop.address.ip, route.src, route.source.identity, hop.authority)
     verdict = inbound.decide(store, rulebook, of_node(settings, workload), key, workload)
@@ -231,14 +232,18 @@ def _ending(verdict: Verdict, otherwise: Outcome) -> tuple[Outcome, str]:
     return (Outcome.DENIED if is_policy else Outcome.REFUSED), reason
 
 
-def _names(text: str, ip: Ip) -> bool:
-    """Whether the authority `text` is a port of the workload that is dialled at `ip`."""
-    asked = authority.parse(text)
-    return isinstance(asked, SockAddr) and asked.ip == ip
+def _is_direct(hop: Hop) -> bool:
+    """Whether the authority is a port of the workload that is dialled."""
+    if hop.lookup is not None:
+        return hop.lookup.authority_port is not None
+    asked = authority.parse(hop.authority)
+    return isinstance(asked, SockAddr) and asked.ip == hop.address.ip
 
 
 def _who(store: Store, network: str, hop: Hop) -> Workload | None:
     """The workload that `hop` leads to, also one on its node's network; None if it is nobody's."""
+    if hop.lookup is not None:
+        return store.workload(hop.lookup.workload)
     proved, ip = hop.labels.destination_principal, hop.address.ip
     if not proved:
         return None

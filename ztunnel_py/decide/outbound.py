@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
-from ztunnel_py.decide import baggage, gateway, labels, upstream, waypoint
+from ztunnel_py.decide import baggage, gateway, labels, lookup, upstream, waypoint
 from ztunnel_py.decide.balance import Mode
 from ztunnel_py.decide.key import CapturedReading
 from ztunnel_py.decide.refusal import Refused, denial
@@ -26,7 +26,7 @@ from ztunnel_py.decide.verdict import (
     Verdict,
 )
 from ztunnel_py.errors import Reason
-from ztunnel_py.state.address import NetworkAddress, SockAddr
+from ztunnel_py.state.address import NetworkAddress
 from ztunnel_py.state.service import Service
 from ztunnel_py.state.workload import Protocol, WorkloadInfo
 
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.key import OutboundKey
     from ztunnel_py.decide.settings import Settings
     from ztunnel_py.decide.upstream import Upstream, Upstreams
+    from ztunnel_py.decide.verdict import Lookup
     from ztunnel_py.identity.spiffe import Identity
-    from ztunnel_py.state.address import Ip
+    from ztunnel_py.state.address import Ip, SockAddr
     from ztunnel_py.state.store import Store
     from ztunnel_py.state.workload import GatewayAddress, Workload
 
@@ -58,6 +59,7 @@ class _Leg(NamedTuple):
     sans: tuple[Identity, ...] = ()
     weight: float = 1
     inner_sans: tuple[Identity, ...] = ()
+    lookup: Lookup | None = None
 
 
 class _Sides(NamedTuple):
@@ -74,6 +76,8 @@ class _Way(NamedTuple):
     hops: tuple[Hop, ...]
     crosses: bool
     """Some of them lead to other networks."""
+    looks_up: bool
+    """Some of them lead to workloads that have a hostname only."""
     epoch: int | None = None
     """Holds in this discovery epoch only; None: as long as the members of the service."""
     upstreams: Upstreams = ()
@@ -167,7 +171,7 @@ class _Decision:
                     yield upstream, _hop(leg, sides, upstream.weight)
 
         used, hops = zip(*_usable(map(hop_to, upstreams)), strict=True)
-        return _Way(hops, crosses=False, upstreams=used)
+        return _Way(hops, crosses=False, looks_up=_looks_up(hops), upstreams=used)
 
     def _legs(self, found: Upstream, service: Service | None) -> Iterator[_Leg]:
         """How to go to one upstream: directly, or through the waypoint of a called workload."""
@@ -183,12 +187,18 @@ class _Decision:
             via = self._through([(workload.waypoint, 1)], found.service)
             yield from _shared(via, found.weight)
             return
-        ip = upstream.select_ip(found, self._dst.ip)
-        target = SockAddr(ip, found.port)
+        original, asked = self._dst.ip, found.service
         if workload.protocol is Protocol.HBONE:
-            yield self._hbone(found, ip, self._settings.inbound_port, str(target), found.service)
+            port = self._settings.inbound_port
+            target, unknown = lookup.place(found, original, port, is_authority=True)
+            authority = str(target._replace(port=found.port))
+            if unknown is not None:
+                authority = f"{unknown.hostname}:{found.port}"
+            yield self._hbone(found, target, authority, asked)._replace(lookup=unknown)
         else:
-            yield _Leg(HopProtocol.TCP, target, workload, found.service, weight=found.weight)
+            target, unknown = lookup.place(found, original, found.port)
+            protocol = HopProtocol.TCP
+            yield _Leg(protocol, target, workload, asked, weight=found.weight, lookup=unknown)
 
     def _through(
         self, waypoints: list[tuple[GatewayAddress, int]], service: Service | None
@@ -208,16 +218,16 @@ class _Decision:
         if found.workload.network != self._local.network:
             yield from _shared(self._across(found, service), found.weight)
             return
-        ip = upstream.select_ip(found, original)
-        yield self._hbone(found, ip, found.port, str(self._dst), service)
+        target, unknown = lookup.place(found, original, found.port)
+        yield self._hbone(found, target, str(self._dst), service)._replace(lookup=unknown)
 
     def _hbone(
-        self, found: Upstream, ip: Ip, port: int, authority: str, service: Service | None
+        self, found: Upstream, target: SockAddr, authority: str, service: Service | None
     ) -> _Leg:
         sans = found.service.sans if found.service is not None else ()
         return _Leg(
             HopProtocol.HBONE,
-            SockAddr(ip, port),
+            target,
             found.workload,
             service,
             authority,
@@ -239,10 +249,11 @@ class _Decision:
         inner = () if found.service is None else found.service.sans
 
         def legs(via: Upstream) -> Iterator[_Leg]:
-            ip = upstream.select_ip(via, original)
+            target, unknown = lookup.place(via, original, via.port)
             authority = f"{service.hostname}:{self._dst.port}"
-            leg = self._hbone(via, ip, via.port, authority, service)
-            yield leg._replace(protocol=HopProtocol.DOUBLE_HBONE, inner_sans=inner)
+            leg = self._hbone(via, target, authority, service)
+            protocol = HopProtocol.DOUBLE_HBONE
+            yield leg._replace(protocol=protocol, inner_sans=inner, lookup=unknown)
 
         return _usable(legs(via) for via in gateways)
 
@@ -255,7 +266,8 @@ class _Decision:
         sides = self._sides()
         weighed = zip(legs, _whole(legs), strict=True)
         hops = tuple(_hop(leg, sides, weight) for leg, weight in weighed)
-        return _Way(hops, any(hop.protocol is HopProtocol.DOUBLE_HBONE for hop in hops))
+        crosses = any(hop.protocol is HopProtocol.DOUBLE_HBONE for hop in hops)
+        return _Way(hops, crosses, _looks_up(hops))
 
     def _forward(self, way: _Way, service: Service | None) -> Verdict:
         local = self._local
@@ -271,8 +283,13 @@ class _Decision:
             uses_source=self._key.uses.source,
             uses_host=self._key.uses.host,
             uses_claims=self._key.uses.claims,
+            looks_up=way.looks_up,
             ttl_s=FORWARD_TTL_S,
         )
+
+
+def _looks_up(hops: Iterable[Hop]) -> bool:
+    return any(hop.lookup is not None for hop in hops)
 
 
 def _usable(ways: Iterable[Iterable[_T]]) -> list[_T]:
@@ -319,6 +336,7 @@ def _hop(leg: _Leg, sides: _Sides, weight: int) -> Hop:
         _only(leg.sans),
         inner_authority=leg.authority if leg.protocol is HopProtocol.DOUBLE_HBONE else "",
         inner_sans=leg.inner_sans,
+        lookup=leg.lookup,
     )
 
 

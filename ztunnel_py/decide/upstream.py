@@ -69,11 +69,13 @@ def of_service(
     return kept
 
 
-def select_ip(upstream: Upstream, original: Ip) -> Ip:
+def select_ip(upstream: Upstream, original: Ip) -> Ip | None:
     """Where to dial `upstream` for a connection that was meant for `original`.
 
+    None: it has a hostname instead.
+
     Raises:
-        Refused: it has no usable address.
+        Refused: it has neither.
     """
     workload = upstream.workload
     if original in workload.ips:
@@ -85,4 +87,6 @@ def select_ip(upstream: Upstream, original: Ip) -> Ip:
             return ip
     if usable:
         return usable[0]
+    if workload.hostname:
+        return None
     raise Refused(Reason.NO_ROUTE, str(workload))

@@ -100,13 +100,25 @@ class LogFields(NamedTuple):
     dst_cluster: str = ""
 
 
+class Lookup(NamedTuple):
+    """The address of a hop whose workload has a hostname only is looked up for each connection."""
+
+    hostname: str
+    version: int
+    """The family that is preferred: 4 or 6."""
+    workload: str
+    """Uid of the workload, as errors name it."""
+    authority_port: int | None
+    """Of the authority, if that is the looked-up address; None: the hop's is right as it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One possible next step of a connection."""
 
     protocol: HopProtocol
     address: SockAddr
-    """Dialled address."""
+    """Dialled address; without its ip while `lookup` is set."""
     labels: TrafficLabels
     log: LogFields
     weight: int = 1
@@ -121,6 +133,15 @@ class Hop:
     """`:authority` of the CONNECT inside the tunnel; DOUBLE_HBONE only."""
     inner_sans: tuple[Identity, ...] = ()
     """Identities accepted from the server at the end of the inner tunnel."""
+    lookup: Lookup | None = None
+    """What is left to do before the hop can be gone; engines never see such a hop."""
+
+    @property
+    def place(self) -> str:
+        """The dialled address or hostname, with the port; for people."""
+        if self.lookup is None:
+            return str(self.address)
+        return f"{self.lookup.hostname}:{self.address.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +202,8 @@ class Verdict:
     """It read the forwarded host (inbound)."""
     uses_claims: bool = True
     """It read network or baggage (inbound)."""
+    looks_up: bool = False
+    """Some hop has a `lookup`."""
     ttl_s: float = 0.0
     """For how long it may serve further connections of its key; 0: this one only."""
 

@@ -8,6 +8,7 @@ the form below. Source: spec dataplane, sections 12.1 to 12.3; identity-ops, E.1
     process_*                    descriptors of this process
     istio_build                  which Istio version this reports itself as
     istio_tcp_*                  traffic by label set
+    istio_on_demand_dns          lookups of workloads that have a hostname only
     ztunnel_py_events_total      ours: event counters of the engine by name
 """
 
@@ -31,6 +32,8 @@ _FD_DIRECTORY = "/dev/fd"
 _REPORTERS = ("source", "destination")
 _SECURITY = TrafficLabels._fields.index("connection_security_policy")
 _log = logger("ztunnel::metrics")
+LOOKUP_LABELS = (*TrafficLabels._fields[1:9], "hostname")
+"""Of `istio_on_demand_dns`: the client, and what was looked up."""
 
 
 class Counters(Protocol):
@@ -78,13 +81,16 @@ def labels_text(labels: Mapping[str, str]) -> str:
     return ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
 
 
-def families(counters: Counters, istio_version: str) -> Iterator[Family]:
-    """All families in the order of the exposition."""
+def families(
+    counters: Counters, istio_version: str, lookups: Mapping[tuple[str, ...], int]
+) -> Iterator[Family]:
+    """All families in the order of the exposition; `lookups` by the values of `LOOKUP_LABELS`."""
     yield from _process()
     build = labels_text({"component": "ztunnel", "tag": istio_version})
     yield Family("istio_build", "gauge", "Istio component build info.", [Sample(build, 1)])
     events = counters.events()
     yield from _traffic(counters.slots())
+    yield _lookups(lookups)
     yield _sockets(events)
     yield Family(
         "ztunnel_py_events",
@@ -128,6 +134,20 @@ def _traffic(slots: Mapping[TrafficLabels, SlotCounts]) -> Iterator[Family]:
         ("connections_failed", "TCP connections that ended with an error (unstable).", failed),
     ):
         yield Family(f"istio_tcp_{name}", "counter", help_, samples)
+
+
+def _lookups(lookups: Mapping[tuple[str, ...], int]) -> Family:
+    samples = [
+        Sample(
+            labels_text(
+                {name: value or UNKNOWN for name, value in zip(LOOKUP_LABELS, values, strict=True)}
+            ),
+            count,
+        )
+        for values, count in lookups.items()
+    ]
+    help_ = "The total number of requests that used on-demand DNS (unstable)."
+    return Family("istio_on_demand_dns", "counter", help_, samples)
 
 
 def _sockets(events: Mapping[str, int]) -> Family:
