@@ -122,6 +122,7 @@ def test_gateway_may_have_a_hostname_only() -> None:
     verdict = decide(web, split, way, outer, to=f"{VIP}:80")
 
     hop = only(verdict.hops)
-    assert (hop.protocol, hop.place) == (HopProtocol.DOUBLE_HBONE, "gw.example:15008")
+    assert hop.protocol is HopProtocol.DOUBLE_HBONE
+    assert hop.place.startswith("gw.example:15008")
     hop = located(hop, (ip("10.0.0.7"),), lambda ips: ips[0])
     assert (str(hop.address), hop.authority) == ("10.0.0.7:15008", "web.test:80")

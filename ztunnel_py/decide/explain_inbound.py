@@ -58,6 +58,8 @@ def _unjudged(arrival: Arrival, is_refused: bool) -> str:
         return f"{name} proves {who}, which the subjectAltNames of the service do not name"
     if arrival.kind is Kind.GATEWAY:
         return f"{name} passes the inner tunnel on: the other network decides"
+    if arrival.address is None:
+        return f"{name} is wherever DNS says: what is there decides"
     return f"{name} ends the tunnel itself: from there on it decides"
 
 

@@ -68,7 +68,7 @@ class Arrival(NamedTuple):
     workload: Workload | None = None
     """Who is there; None for an address that nobody knows."""
     address: SockAddr | None = None
-    """What is dialled."""
+    """What is dialled; None also where it is looked up for each connection."""
     key: InboundKey | PassthroughKey | None = None
     verdict: Verdict | None = None
     """What the proxy there decides; None if there is none, or no connection to decide on."""
@@ -176,7 +176,9 @@ def _arrival(
         case HopProtocol.HBONE:
             pass
     kind = Kind.WORKLOAD if _is_direct(hop) else Kind.WAYPOINT
-    if workload is None or hop.lookup or (kind is Kind.WAYPOINT and workload.native_tunnel):
+    if hop.lookup is not None:
+        return Arrival(Outcome.ENCRYPTED, "", kind, workload)
+    if workload is None or (kind is Kind.WAYPOINT and workload.native_tunnel):
         return Arrival(Outcome.ENCRYPTED, "", kind, workload, hop.address)
     key = InboundKey(workload.uid, hop.address.ip, route.src, route.source.identity, hop.authority)
     verdict = inbound.decide(store, rulebook, of_node(settings, workload), key, workload)

@@ -138,10 +138,10 @@ class Hop:
 
     @property
     def place(self) -> str:
-        """The dialled address or hostname, with the port; for people."""
+        """Where it leads, for people."""
         if self.lookup is None:
             return str(self.address)
-        return f"{self.lookup.hostname}:{self.address.port}"
+        return f"{self.lookup.hostname}:{self.address.port} (looked up for each connection)"
 
 
 @dataclass(frozen=True, slots=True)
