@@ -9,16 +9,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.plane import CLIENT, SERVER, forward, inbound_key, through
+from tests.support.plane import CLIENT, SERVER, address, forward, inbound_key, through
 from tests.support.wait import settle, until
-from ztunnel_py.dataplane.abc import RecordKind, Role
-from ztunnel_py.decide.verdict import FORWARDED_NETWORK, Action, HopProtocol, Verdict
-from ztunnel_py.errors import Reason
+from ztunnel_py.dataplane.abc import QuestionKind, RecordKind, Role
+from ztunnel_py.dataplane.counters import SlotCounts
+from ztunnel_py.decide.key import RemoteKey
+from ztunnel_py.decide.verdict import (
+    FORWARDED_NETWORK,
+    Action,
+    Hop,
+    HopProtocol,
+    LogFields,
+    TrafficLabels,
+    Verdict,
+)
+from ztunnel_py.errors import Flag, Reason
 from ztunnel_py.identity.spiffe import Identity
 
 if TYPE_CHECKING:
     from tests.support.net import Net
     from tests.support.plane import Plane, Planes
+    from ztunnel_py.dataplane.abc import Question
 
 GATEWAY = Identity("cluster.local", "istio-gateways", "east-west")
 BODY = bytes(range(256)) * 20_000
@@ -245,3 +256,138 @@ async def test_crowd_behind_a_gateway_gets_what_is_its_own(
     assert answers == [b"%05d" % number for number in range(40)]
     await client.closed(40)
     await until(lambda: len(client.engine.tunnels()) == 1, "inner tunnels to go")
+
+
+# --- who has answered
+
+
+BAGGAGE = (("baggage", "k8s.deployment.name=web"), ("baggage", "service.version=v2"))
+LABELS = TrafficLabels("source", destination_workload="web", destination_principal=str(SERVER))
+NAMED = Verdict(
+    Action.FORWARD,
+    hops=(Hop(HopProtocol.DOUBLE_HBONE, address(1), LABELS, LogFields(dst_workload="web")),),
+    ttl_s=60,
+)
+
+
+@pytest.mark.spec("dataplane-43")
+async def test_connection_is_labelled_by_who_answered_at_its_end(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    client.name_remote = lambda _: NAMED
+    server.decide = lambda _: dataclasses.replace(forward(app.address), headers=BAGGAGE)
+
+    user = await net.user(client)
+    user.send(b"hello")
+    user.end()
+    served = await app.accept()
+    assert await served.read_all() == b"hello"
+    served.end()
+    record = await client.closed()
+
+    (question,) = (one for one in client.questions if one.kind is QuestionKind.REMOTE)
+    key = question.key
+    assert isinstance(key, RemoteKey)
+    assert key.dst == record.original_dst
+    assert (key.identity, key.baggage) == (SERVER, tuple(value for _, value in BAGGAGE))
+    assert record.log == LogFields(dst_workload="web")
+    assert (record.dst, record.protocol) == (gateway.port(Role.INBOUND), "DOUBLEHBONE")
+    assert client.engine.slots() == {LABELS: SlotCounts(1, 5, 0, {Flag.NONE: 1})}
+
+
+async def test_connection_counts_from_the_answer_on_and_what_came_before_is_kept(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    client.name_remote = lambda _: None
+    server.decide = lambda _: forward(app.address, reporter="destination")
+    user = await net.user(client)
+    served = await app.accept()
+    served.send(BODY)
+    served.end()
+    await until(lambda: any(is_remote(one) for one in client.questions), "the question")
+    assert not client.engine.slots()
+
+    (question,) = filter(is_remote, client.questions)
+    client.engine.reply(question.id, NAMED)
+
+    assert await user.read_all() == BODY
+    user.end()
+    await client.closed()
+    assert client.engine.slots() == {LABELS: SlotCounts(1, 0, len(BODY), {Flag.NONE: 1})}
+
+
+async def test_baggage_that_cannot_be_read_is_none(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    server.decide = lambda _: dataclasses.replace(
+        forward(app.address), headers=(("baggage", "k8s.deployment.name=\xe9"),)
+    )
+
+    await net.user(client)
+    await app.accept()
+
+    await until(lambda: any(is_remote(one) for one in client.questions), "the question")
+    (question,) = filter(is_remote, client.questions)
+    assert isinstance(question.key, RemoteKey)
+    assert question.key.baggage is None
+
+
+async def test_without_an_answer_the_labels_are_those_of_whom_we_meant_to_reach(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    server.decide = lambda _: forward(app.address, reporter="destination")
+    user = await net.user(client)
+    served = await app.accept()
+    user.end()
+    served.end()
+    await client.closed()
+
+    (hop,) = doubly(gateway).hops
+    assert client.engine.slots() == {hop.labels: SlotCounts(1, 0, 0, {Flag.NONE: 1})}
+
+
+@pytest.mark.spec("dataplane-44")
+async def test_connection_that_ends_before_the_answer_counts_as_meant(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    client.decide = lambda _: doubly(gateway, ())
+
+    user = await net.user(client)
+    assert await user.read_all() == b""
+
+    assert (await client.closed()).reason is Reason.IO
+    (hop,) = doubly(gateway).hops
+    assert client.engine.slots() == {hop.labels: SlotCounts(1, 0, 0, {Flag.CONNECT: 1})}
+
+
+async def test_stream_that_breaks_while_it_is_asked_about_ends_its_connection(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    client.name_remote = lambda _: None
+    server.decide = lambda _: forward(app.address, reporter="destination")
+    user = await net.user(client)
+    await app.accept()
+    await until(lambda: any(is_remote(one) for one in client.questions), "the question")
+
+    gateway.engine.workload_remove("a")
+    (question,) = filter(is_remote, client.questions)
+    client.engine.reply(question.id, NAMED)  # which may be too late
+
+    assert await user.read_all() == b""
+    user.end()
+    await client.closed()
+
+
+def is_remote(question: Question) -> bool:
+    """Whether it asks who has answered."""
+    return question.kind is QuestionKind.REMOTE

@@ -143,6 +143,29 @@ TEST(more_baggage_than_can_be_counted_is_not_packed) {
     CHECK_INT_EQ(key_pack_request(&request, to, sizeof(to)), 0);
 }
 
+TEST(a_remote_key_has_its_fields_in_order_and_all_of_them_count) {
+    const struct text baggage[] = {text_of("k=v"), text_of("")};
+    const struct key_request response = {
+        .identity = text_of("spiffe://td/ns/a/sa/b"), .baggage = baggage, .n_baggage = 2};
+    static struct bytes expected;
+    uint8_t to[256], masked[257];
+    put_ip(&expected, &SERVICE);
+    put_number(&expected, SERVICE.port, 2);
+    put_text(&expected, "spiffe://td/ns/a/sa/b");
+    put_number(&expected, 2, 2);
+    put_text(&expected, "k=v");
+    put_text(&expected, "");
+
+    const size_t len = key_pack_remote(&SERVICE, &response, to, sizeof(to));
+
+    CHECK_MEM_EQ(to, len, expected.at, expected.len);
+    CHECK(len <= key_request_size(&response));
+    CHECK_INT_EQ(key_pack_remote(&SERVICE, &response, to, len - 1), 0);
+    CHECK_INT_EQ(key_mask(KEY_REMOTE, to, len, 0, masked), len + 1);
+    CHECK_MEM_EQ(masked + 1, len, to, len);
+    CHECK_INT_EQ(key_mask(KEY_REMOTE, to, len - 1, 0, masked), 0);
+}
+
 /* --- the `forwarded` header */
 
 static void check_host(const char *header, const char *host) {

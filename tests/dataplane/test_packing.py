@@ -20,7 +20,7 @@ from ztunnel_py.dataplane.packing import (
     unpack_address,
     unpack_key,
 )
-from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
+from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey, RemoteKey
 from ztunnel_py.decide.verdict import (
     Action,
     Epoch,
@@ -36,6 +36,7 @@ from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.state.address import SockAddr
 
 if TYPE_CHECKING:
+    from ztunnel_py.decide.key import Key
     from ztunnel_py.state.address import Ip
 
 WORKLOAD = "ns/pod"
@@ -177,11 +178,19 @@ def packed_text(text: str) -> bytes:
     return struct.pack("<H", len(text)) + text.encode("latin-1")
 
 
-def packed_key(key: InboundKey | OutboundKey | PassthroughKey) -> bytes:
+def packed_baggage(baggage: tuple[str, ...] | None) -> bytes:
+    """A counted list of texts."""
+    count = -1 if baggage is None else len(baggage)
+    return struct.pack("<h", count) + b"".join(map(packed_text, baggage or ()))
+
+
+def packed_key(key: Key) -> bytes:
     """A key as the core packs it."""
+    if isinstance(key, RemoteKey):
+        identity = packed_text("" if key.identity is None else str(key.identity))
+        return pack_address(key.dst) + identity + packed_baggage(key.baggage)
     if not isinstance(key, InboundKey):
         return packed_ip(key.src) + packed_ip(key.dst.ip) + struct.pack("<H", key.dst.port)
-    baggage = struct.pack("<h", -1 if key.baggage is None else len(key.baggage))
     return b"".join(
         (
             packed_ip(key.local),
@@ -191,8 +200,7 @@ def packed_key(key: InboundKey | OutboundKey | PassthroughKey) -> bytes:
             packed_text(key.forwarded_host),
             bytes([key.network is not None]),
             packed_text(key.network or ""),
-            baggage,
-            *map(packed_text, key.baggage or ()),
+            packed_baggage(key.baggage),
         )
     )
 
@@ -247,6 +255,24 @@ def test_passthrough_key_is_one() -> None:
 )
 def test_inbound_key_comes_back(key: InboundKey) -> None:
     assert unpack_key(QuestionKind.INBOUND, WORKLOAD, packed_key(key)) == key
+
+
+@given(
+    st.builds(
+        RemoteKey,
+        st.just(WORKLOAD),
+        addresses,
+        st.none() | identities,
+        st.none() | st.lists(latin1, max_size=3).map(tuple),
+    )
+)
+def test_remote_key_comes_back(key: RemoteKey) -> None:
+    packed = packed_key(key)
+
+    assert unpack_key(QuestionKind.REMOTE, WORKLOAD, packed) == key
+    for malformed in (packed + b"\0", packed[:-1]):
+        with pytest.raises(ValueError):
+            unpack_key(QuestionKind.REMOTE, WORKLOAD, malformed)
 
 
 def test_identity_question_has_no_key() -> None:

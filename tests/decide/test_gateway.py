@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.decide.build import (
+    CLIENT,
     SERVES,
     VIP,
     decide,
@@ -16,19 +17,26 @@ from tests.decide.build import (
     refusal,
 )
 from tests.state.build import pod, service
+from ztunnel_py.decide import outbound
+from ztunnel_py.decide.key import RemoteKey
+from ztunnel_py.decide.settings import Settings
 from ztunnel_py.decide.verdict import Action, HopProtocol
 from ztunnel_py.errors import Reason
+from ztunnel_py.identity.spiffe import Identity
+from ztunnel_py.state.address import SockAddr
 from ztunnel_py.state.service import (
     BalanceMode,
     LoadBalancer,
     Scope,
 )
+from ztunnel_py.state.store import Store
 from ztunnel_py.state.workload import (
     Health,
 )
 
 if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import Verdict
+    from ztunnel_py.state.store import Update
 
 
 FAR: dict[str, Any] = {"network": "far", "serves": SERVES}
@@ -181,3 +189,43 @@ def test_endpoints_that_cannot_be_reached_leave_the_others() -> None:
     )
 
     assert reached(verdict) == [("10.0.0.3:15008", "10.0.0.3:8080")]
+
+
+# --- who has answered behind the gateway
+
+SAID = ("k8s.deployment.name=api,k8s.namespace.name=there,service.name=web", "service.version=v2")
+PROVED = Identity("td", "far", "web")
+
+
+def remote(*updates: Update, baggage: tuple[str, ...] | None = SAID) -> Verdict:
+    store = Store()
+    store.apply([CLIENT, *updates])
+    key = RemoteKey("w", SockAddr.parse(f"{VIP}:80"), PROVED, baggage)
+    return outbound.decide_remote(store, Settings(), key, CLIENT.workload)
+
+
+@pytest.mark.spec("dataplane-43")
+def test_labels_are_what_the_server_says_and_the_identity_it_proved() -> None:
+    (hop,) = remote(service("web.test", f"/{VIP}")).hops
+
+    labels = hop.labels
+    assert labels.destination_workload == labels.destination_app == "api"
+    assert labels.destination_canonical_service == "web"
+    assert labels.destination_version == labels.destination_canonical_revision == "v2"
+    assert labels.destination_workload_namespace == "there"
+    assert labels.destination_principal == str(PROVED)
+    assert (labels.destination_service, labels.source_workload) == ("web.test", "client")
+    assert labels.connection_security_policy == "mutual_tls"
+    assert (hop.log.dst_workload, hop.log.dst_identity) == ("api", str(PROVED))
+
+
+def test_server_that_says_nothing_is_known_by_its_identity_alone() -> None:
+    (hop,) = remote(service("web.test", f"/{VIP}"), baggage=()).hops
+
+    assert hop.labels.destination_workload == ""
+    assert hop.labels.destination_principal == str(PROVED)
+
+
+def test_baggage_that_cannot_be_read_and_a_service_that_is_gone_say_nothing_new() -> None:
+    assert remote(service("web.test", f"/{VIP}"), baggage=None).action is Action.DENY
+    assert remote().action is Action.DENY

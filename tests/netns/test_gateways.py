@@ -20,6 +20,8 @@ from tests.netns.mesh_state import (
     DEADLINE_S,
     NAMESPACE,
     PodMesh,
+    constant,
+    fields,
     gateway,
     host,
     key,
@@ -112,7 +114,7 @@ def services() -> list[Entry]:
     ]
 
 
-@pytest.mark.spec("dataplane-40", "state-82")
+@pytest.mark.spec("dataplane-40", "dataplane-43", "state-82")
 @pytest.mark.parametrize(
     ("vip", "name"),
     [(BY_ADDRESS, "by-address"), (BY_HOSTNAME, "by-hostname")],
@@ -135,8 +137,11 @@ def test_services_of_another_network_are_reached_through_its_gateway(
     assert (shown["protocol"], shown["actualDst"]) == ("DOUBLEHBONE", line["dst.addr"])
     assert (line["dst.hbone_addr"], line["dst.service"]) == (authority, host(name))
     counted, received, sent = at_client.counted()
-    assert counted["destination_service"] == host(name)
-    assert counted["connection_security_policy"] == "mutual_tls"
+    pods = mesh.pod("client"), mesh.pod("app")
+    expected = labels("source", *pods, is_mutual=True, service=name)
+    # the app of a destination that tells of itself is its workload
+    assert counted == expected | {"destination_app": "app"}
+    assert constant(line) == fields(*pods, is_mutual=True, service=name) | {"dst.workload": "app"}
     assert (received, sent) == (len(BODY), len(BODY) + GREETING_SIZE)
     at_server = at_app.line()
     assert at_server["src.addr"].startswith(f"{mesh.ip('gateway')}:")

@@ -87,6 +87,9 @@ def captured_key(question: Question) -> OutboundKey | PassthroughKey:
     return question.key
 
 
+_UNNAMED = Verdict.deny(Reason.NO_SERVICE)
+
+
 class Plane:
     """One engine with one workload, its questions answered by `decide`, its records kept."""
 
@@ -106,6 +109,8 @@ class Plane:
         self.expected_internal_errors = 0
         self.decide: Callable[[Question], Verdict | None] = lambda _: None
         """Answers a question; None leaves it open."""
+        self.name_remote: Callable[[Question], Verdict | None] = lambda _: _UNNAMED
+        """The same for who answered at the end of an inner tunnel."""
         self._ports: dict[tuple[str, Role], SockAddr] = {}
 
     async def start(self, host: str = LOOPBACK, *, serve: bool = True) -> None:
@@ -170,8 +175,9 @@ class Plane:
 
     @property
     def flows(self) -> list[Question]:
-        """Questions so far, but for those about certificates."""
-        return [one for one in self.questions if one.kind is not QuestionKind.IDENTITY]
+        """Questions so far about where connections go."""
+        others = (QuestionKind.IDENTITY, QuestionKind.REMOTE)
+        return [one for one in self.questions if one.kind not in others]
 
     async def closed(self, count: int = 1) -> Record:
         """The `count`-th `connection complete`, waited for."""
@@ -214,6 +220,8 @@ class Plane:
             self.questions.append(question)
             if question.kind is QuestionKind.IDENTITY:
                 verdict: Verdict | None = self._identify(question.workload)
+            elif question.kind is QuestionKind.REMOTE:
+                verdict = self.name_remote(question)
             else:
                 verdict = self.decide(question)
             if verdict is not None:

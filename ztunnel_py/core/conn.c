@@ -29,10 +29,14 @@ static const bool ALLOWED[CONN_STATES][CONN_STATES] = {
     [CONN_ASKING] = {[CONN_MOVING] = true,
                      [CONN_TUNNELLING] = true,
                      [CONN_DIALLING] = true,
+                     [CONN_RELAYING] = true,
                      [CONN_ENDED] = true},
     [CONN_MOVING] = {[CONN_TUNNELLING] = true, [CONN_ENDED] = true},
     [CONN_TUNNELLING] = {[CONN_REQUESTING] = true, [CONN_TUNNELLING] = true, [CONN_ENDED] = true},
-    [CONN_REQUESTING] = {[CONN_RELAYING] = true, [CONN_TUNNELLING] = true, [CONN_ENDED] = true},
+    [CONN_REQUESTING] = {[CONN_RELAYING] = true,
+                         [CONN_TUNNELLING] = true,
+                         [CONN_ASKING] = true,
+                         [CONN_ENDED] = true},
     [CONN_DIALLING] = {[CONN_RELAYING] = true, [CONN_ENDED] = true},
     [CONN_RELAYING] = {[CONN_ENDED] = true},
 };
@@ -194,6 +198,9 @@ void conn_end(struct conn *conn, enum reason reason, const char *detail) {
     const bool is_early = conn->state != CONN_RELAYING;
     const bool is_kill = reason == REASON_POLICY_CHANGED || reason == REASON_DRAINED ||
                          reason == REASON_OVER_BUDGET || reason == REASON_CERT_REVOKED;
+    if (conn->opens_late && !conn->is_opened) {
+        conn_opened(conn, conn->hop, &conn->hop->address);
+    }
     conn_set_state(conn, CONN_ENDED);
     record_end(conn, reason, detail); /* what happened is on record before the client can know */
     if (conn->kind == KEY_INBOUND && conn->stream != NULL && is_early && !is_kill) {
@@ -264,8 +271,10 @@ static void decision_late(struct conn *conn) {
 
 static void decide(struct conn *conn, struct verdict *verdict) {
     loop_disarm(&conn->worker->loop, &conn->timer);
-    conn->steps_ns[STEP_DECIDED] = loop_clock_ns();
-    conn->verdict = verdict;
+    if (conn->verdict == NULL) {
+        conn->steps_ns[STEP_DECIDED] = loop_clock_ns();
+        conn->verdict = verdict;
+    }
     conn->decided(conn, verdict);
 }
 
@@ -276,7 +285,7 @@ static void ask_again(struct conn *conn) {
     conn->waiter.answered = answered;
     list_init(&conn->waiter.link);
     struct verdict *const verdict =
-        flow_ask(core->flows, &conn->workload->share, conn->kind, conn->key, conn->key_len,
+        flow_ask(core->flows, &conn->workload->share, conn->asked, conn->key, conn->key_len,
                  conn->worker->loop.now_ns, &conn->waiter);
     if (verdict != NULL) {
         decide(conn, verdict);
@@ -300,7 +309,9 @@ static void answered(struct flow_waiter *waiter, struct verdict *verdict) {
     decide(conn, verdict);
 }
 
-void conn_ask(struct conn *conn, void (*decided)(struct conn *conn, struct verdict *verdict)) {
+void conn_ask(struct conn *conn, enum key_kind kind,
+              void (*decided)(struct conn *conn, struct verdict *verdict)) {
+    conn->asked = kind;
     conn->decided = decided;
     conn->asked_ns = conn->worker->loop.now_ns;
     ask_again(conn);
@@ -324,7 +335,7 @@ void conn_captured(struct worker *worker, struct workload *workload, enum key_ki
         return;
     }
     conn->key_len = key_pack_captured(src, dst, conn->key, ADDR_IP_PACKED + ADDR_PACKED);
-    conn_ask(conn, decided);
+    conn_ask(conn, kind, decided);
 }
 
 bool conn_keep_authority(struct conn *conn, struct text authority) {

@@ -33,7 +33,8 @@ struct conn {
     struct worker *worker;
     struct workload *workload; /* a reference */
     enum conn_state state;
-    enum key_kind kind; /* KEY_OUTBOUND, KEY_INBOUND or KEY_PASSTHROUGH */
+    enum key_kind kind;  /* KEY_OUTBOUND, KEY_INBOUND or KEY_PASSTHROUGH */
+    enum key_kind asked; /* what `key` is of */
     uint64_t id;
     int fd;                        /* accepted socket until it is relayed; -1 */
     struct io_fd client, upstream; /* sockets being relayed */
@@ -65,6 +66,7 @@ struct conn {
     int8_t tunnel_reused;    /* -1: there is no tunnel */
     bool dials_as_client;    /* with the client's address */
     bool is_opened;          /* labels are known: it counts, its end is CLOSED */
+    bool opens_late;         /* better labels are hoped for; if it ends, these will do */
     bool has_client;         /* `client` is open */
     bool has_upstream;       /* `upstream` is open */
 };
@@ -77,8 +79,10 @@ struct conn *conn_create(struct worker *worker, struct workload *workload, enum 
 /* One place for all transitions. */
 void conn_set_state(struct conn *conn, enum conn_state state);
 
-/* Asks for a verdict on `conn->key`; `answered` runs later or now. */
-void conn_ask(struct conn *conn, void (*decided)(struct conn *conn, struct verdict *verdict));
+/* Asks for a verdict on `conn->key`; `decided` runs later or now. The first verdict becomes that of
+ * the connection; of a further one, `decided` takes the reference. */
+void conn_ask(struct conn *conn, enum key_kind kind,
+              void (*decided)(struct conn *conn, struct verdict *verdict));
 
 /* Serves a captured socket, which it takes: packs its key and asks, see conn_ask. */
 void conn_captured(struct worker *worker, struct workload *workload, enum key_kind kind, int fd,

@@ -35,9 +35,22 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
     return h2->block_len > 4 * (size_t)h2->header_list ? flooded(h2) : 0;
 }
 
+/* Of each response to a stream that wants it, also of those that are not final: the last counts. */
+static int expect_baggage(struct h2 *h2, struct stream *stream) {
+    if (stream == NULL || !stream->wants_baggage || stream->is_responding) {
+        return 0;
+    }
+    h2_request_free(h2->loop->mem, stream->request);
+    stream->request = h2_request_create(h2->loop->mem);
+    return stream->request != NULL ? 0 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
+
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user) {
     struct h2 *const h2 = user;
-    if (h2->is_client || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
+    if (h2->is_client) {
+        return expect_baggage(h2, stream_of(h2, frame->hd.stream_id));
+    }
+    if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
         return 0;
     }
     const int32_t id = frame->hd.stream_id;
@@ -71,12 +84,9 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     }
     const struct text name_text = {(const char *)name, name_len};
     const struct text value_text = {(const char *)value, value_len};
-    if (h2->is_client) {
-        if (text_equal(name_text, text_of(":status")) && value_len == 3) {
-            stream->status =
-                (uint16_t)((value[0] - '0') * 100 + (value[1] - '0') * 10 + (value[2] - '0'));
-        }
-        return 0;
+    if (h2->is_client && text_equal(name_text, text_of(":status")) && value_len == 3) {
+        stream->status =
+            (uint16_t)((value[0] - '0') * 100 + (value[1] - '0') * 10 + (value[2] - '0'));
     }
     struct h2_request *const request = stream->request;
     if (request == NULL || stream->is_oversized) {
@@ -116,6 +126,8 @@ static void headers_complete(struct h2 *h2, struct stream *stream, const nghttp2
         if (stream->owner != NULL) {
             stream->ops->responded(stream, stream->status);
         }
+        h2_request_free(h2->loop->mem, stream->request);
+        stream->request = NULL;
     }
 }
 

@@ -74,7 +74,7 @@ void inbound_requested(struct tunnel *tunnel, struct stream *stream,
         conn_end(conn, REASON_INTERNAL, "out of memory");
         return;
     }
-    conn_ask(conn, decided);
+    conn_ask(conn, KEY_INBOUND, decided);
 }
 
 /* It was reset before its response, or its tunnel is gone. */

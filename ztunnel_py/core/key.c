@@ -99,6 +99,17 @@ size_t key_pack_request(const struct key_request *request, uint8_t *to, size_t s
     return written(&writer, to);
 }
 
+size_t key_pack_remote(const struct addr *dst, const struct key_request *response, uint8_t *to,
+                       size_t size) {
+    struct writer writer = {.at = to, .left = size < KEY_MAX ? size : KEY_MAX};
+    uint8_t bytes[ADDR_PACKED] = {0};
+    (void)addr_pack(dst, bytes); /* its end is known */
+    write_bytes(&writer, bytes, sizeof(bytes));
+    write_text(&writer, response->identity);
+    write_baggage(&writer, response);
+    return written(&writer, to);
+}
+
 size_t key_request_size(const struct key_request *request) {
     size_t size = (size_t)2 * ADDR_IP_PACKED + 1 + (size_t)2 * 5;
     size += request->identity.len + request->authority.len + request->forwarded.len;
@@ -211,17 +222,15 @@ static struct text read_text(struct reader *reader) {
     return (struct text){start, reader->has_failed ? 0 : field.len + 2};
 }
 
-/* Network and baggage, checked and taken together. */
-static struct text read_claims(struct reader *reader) {
+/* All that was read since `start`. */
+static struct text since(const struct reader *reader, const char *start) {
+    return (struct text){start,
+                         reader->has_failed ? 0 : (size_t)((const char *)reader->at - start)};
+}
+
+static struct text read_baggage(struct reader *reader) {
     const char *const start = (const char *)reader->at;
-    const struct text has_network = read_bytes(reader, 1);
-    const struct text network = read_text(reader);
     const unsigned count = read_u16(reader);
-    if (reader->has_failed || (uint8_t)has_network.bytes[0] > 1 ||
-        (has_network.bytes[0] == 0 && network.len > 2)) {
-        reader->has_failed = true;
-        return (struct text){0};
-    }
     const unsigned n = count == UINT16_MAX ? 0 : count;
     if (n > INT16_MAX) {
         reader->has_failed = true;
@@ -229,7 +238,21 @@ static struct text read_claims(struct reader *reader) {
     for (unsigned i = 0; i < n && !reader->has_failed; i++) {
         (void)read_text(reader); /* only its length counts */
     }
-    return (struct text){start, (size_t)((const char *)reader->at - start)};
+    return since(reader, start);
+}
+
+/* Network and baggage, checked and taken together. */
+static struct text read_claims(struct reader *reader) {
+    const char *const start = (const char *)reader->at;
+    const struct text has_network = read_bytes(reader, 1);
+    const struct text network = read_text(reader);
+    if (reader->has_failed || (uint8_t)has_network.bytes[0] > 1 ||
+        (has_network.bytes[0] == 0 && network.len > 2)) {
+        reader->has_failed = true;
+        return (struct text){0};
+    }
+    (void)read_baggage(reader);
+    return since(reader, start);
 }
 
 static void keep(struct writer *writer, struct text field, bool is_kept) {
@@ -265,6 +288,11 @@ size_t key_mask(enum key_kind kind, const uint8_t *bytes, size_t len, unsigned u
         mask_request(&reader, &writer, uses);
         break;
     case KEY_IDENTITY:
+        break;
+    case KEY_REMOTE:
+        keep(&writer, read_bytes(&reader, ADDR_PACKED), true);
+        keep(&writer, read_text(&reader), true);
+        keep(&writer, read_baggage(&reader), true);
         break;
     case KEY_KINDS:
         return 0;

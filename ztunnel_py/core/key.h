@@ -14,6 +14,8 @@
  *                           baggage count (int16; -1: one of them is not visible ASCII, and no
  *                           values follow), values str16 each
  *   IDENTITY                nothing
+ *   REMOTE                  dst (ADDR_PACKED), identity str16, baggage as above: who has answered
+ *                           at the end of an inner tunnel
  *
  * In the cache a key is *masked*: fields that the decision did not read are left out, so that one
  * flow serves many keys. `uses` says which fields were read.
@@ -28,6 +30,7 @@ enum key_kind {
     KEY_INBOUND,
     KEY_PASSTHROUGH,
     KEY_IDENTITY,
+    KEY_REMOTE,
     KEY_KINDS,
 };
 
@@ -63,7 +66,11 @@ struct key_request {
 size_t key_pack_captured(const struct addr *src, const struct addr *dst, uint8_t *to, size_t size);
 size_t key_pack_request(const struct key_request *request, uint8_t *to, size_t size);
 
-/* Bytes that `key_pack_request` needs at most for this request. */
+/* The same for REMOTE: identity and baggage are those of the server, `dst` is what was called. */
+size_t key_pack_remote(const struct addr *dst, const struct key_request *response, uint8_t *to,
+                       size_t size);
+
+/* Bytes that `key_pack_request` or `key_pack_remote` needs at most. */
 size_t key_request_size(const struct key_request *request);
 
 /* The host of a `forwarded` header: parts split at ';' and trimmed, name exactly `host`, quotes

@@ -5,7 +5,8 @@
  * 2. the verdict: where it goes, as whom, which identities are accepted there
  * 3. a hop, drawn by weight; plain TCP is dialled
  * 4. HBONE: moved to the worker that has the tunnel, a place on it
- * 5. the CONNECT and its response
+ * 5. the CONNECT and its response; double HBONE: once more inside of that stream, and who answers
+ *    there is known by what it says of itself
  * 6. relayed until both directions are over
  */
 #include "outbound.h"
@@ -51,7 +52,10 @@ static void use_tunnel(struct conn *conn) {
         conn_end(conn, REASON_INTERNAL, "out of memory");
         return;
     }
-    conn_opened(conn, hop, &hop->address);
+    conn->opens_late = hop->protocol == HOP_DOUBLE_HBONE;
+    if (!conn->opens_late) {
+        conn_opened(conn, hop, &hop->address);
+    }
     conn_set_state(conn, CONN_TUNNELLING);
     tunnel_lease(conn);
 }
@@ -157,6 +161,7 @@ void outbound_tunnelled(struct conn *conn) {
     }
     stream->owner = conn;
     stream->ops = &STREAM_OPS;
+    stream->wants_baggage = conn->inner != NULL;
     conn->stream = stream;
     conn->tunnel_id = tunnel->id;
     tunnel_flush_later(tunnel);
@@ -212,6 +217,49 @@ static const char *status_phrase(unsigned status) {
     return "<unknown status code>";
 }
 
+static void start(struct conn *conn) {
+    if (conn_open_client(conn)) {
+        conn_relay(conn, &conn->client.io, &conn->stream->io);
+    }
+}
+
+/* Labels of whoever is behind the gateway, as the decider makes them; failing that, of whom we
+ * meant to reach. */
+static void known(struct conn *conn, struct verdict *verdict) {
+    const struct addr gateway = conn->hop->address;
+    mem_free(conn->worker->mem, MEM_OTHER, conn->key);
+    conn->key = NULL;
+    if (verdict->action == VERDICT_FORWARD && verdict->n_hops > 0) {
+        verdict_unref(conn->verdict);
+        conn->verdict = verdict;
+        conn->hop = &verdict->hops[0];
+    } else {
+        verdict_unref(verdict);
+    }
+    conn_opened(conn, conn->hop, &gateway);
+    start(conn);
+}
+
+static void ask_who_answered(struct conn *conn, struct stream *stream) {
+    const struct key_request from = {
+        .identity = tunnel_identity(conn->inner),
+        .baggage = stream->request != NULL ? stream->request->baggage : NULL,
+        .n_baggage = stream->request != NULL ? stream->request->n_baggage : 0,
+    };
+    const size_t size = key_request_size(&from);
+    conn->key = mem_alloc(conn->worker->mem, MEM_OTHER, size);
+    if (conn->key != NULL) {
+        conn->key_len = key_pack_remote(&conn->original_dst, &from, conn->key, size);
+    }
+    if (conn->key == NULL || conn->key_len == 0) {
+        conn_end(conn, REASON_INTERNAL, "out of memory");
+        return;
+    }
+    conn_set_state(conn, CONN_ASKING);
+    relay_set_upstream(&conn->relay, &stream->io); /* what comes early is held */
+    conn_ask(conn, KEY_REMOTE, known);
+}
+
 static void responded(struct stream *stream, unsigned status) {
     struct conn *const conn = stream->owner;
     if (status != 200) {
@@ -227,10 +275,11 @@ static void responded(struct stream *stream, unsigned status) {
         tunnel_lease_inner(conn, stream);
         return;
     }
-    if (!conn_open_client(conn)) {
+    if (conn->opens_late) {
+        ask_who_answered(conn, stream);
         return;
     }
-    conn_relay(conn, &conn->client.io, &stream->io);
+    start(conn);
 }
 
 /* The tunnel was going away just as it was chosen: the stream was not served, nothing of the user's

@@ -32,7 +32,7 @@ struct stream {
     struct list blocked; /* among those that wait to be writable */
     const struct stream_ops *ops;
     void *owner;                /* the connection; NULL: nobody cares any more */
-    struct h2_request *request; /* being received (server) */
+    struct h2_request *request; /* being received; of a response, its baggage */
     const uint8_t *out;         /* offered, being sent */
     size_t out_len;
     int32_t id;
@@ -46,6 +46,7 @@ struct stream {
     bool local_ended;   /* END_STREAM was handed to HTTP/2 */
     bool is_responding; /* a response was submitted (server) */
     bool is_refused;    /* final status: RST_STREAM NO_ERROR follows it */
+    bool wants_baggage; /* of the response (client) */
     bool is_oversized;  /* its header list is too long */
     bool was_reset;     /* by either side */
     bool is_released;   /* the owner has let go */

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ztunnel_py.dataplane.counters import SlotCounts
-    from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
+    from ztunnel_py.decide.key import InboundKey, Key, PassthroughKey
     from ztunnel_py.decide.verdict import Epoch, LogFields, TrafficLabels, Verdict
     from ztunnel_py.errors import Reason
     from ztunnel_py.identity.certificates import WorkloadCertificate
@@ -129,6 +129,9 @@ class QuestionKind(enum.Enum):
     IDENTITY = "identity"
     """A handshake needs the workload's certificate: call `identity_set`, then reply. A FORWARD
     verdict means it is set; a DENY ends the handshake."""
+    REMOTE = "remote"
+    """Somebody answered at the end of an inner tunnel: the hop of a FORWARD verdict has the labels
+    that the connection gets; a DENY leaves those of the hop that was taken."""
 
 
 class Question(NamedTuple):
@@ -137,7 +140,7 @@ class Question(NamedTuple):
     id: int
     kind: QuestionKind
     workload: str
-    key: OutboundKey | InboundKey | PassthroughKey | None
+    key: Key | None
     """None for IDENTITY."""
 
 

@@ -14,7 +14,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from ztunnel_py.dataplane.abc import Direction, QuestionKind
-from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
+from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey, RemoteKey
 from ztunnel_py.decide.verdict import Action, HopProtocol
 from ztunnel_py.errors import Flag
 from ztunnel_py.identity.spiffe import Identity
@@ -23,6 +23,7 @@ from ztunnel_py.state.address import SockAddr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ztunnel_py.decide.key import Key
     from ztunnel_py.decide.verdict import Hop, TrafficLabels, Verdict
     from ztunnel_py.state.address import Ip
 
@@ -31,6 +32,7 @@ QUESTION_KINDS = (
     QuestionKind.INBOUND,
     QuestionKind.PASSTHROUGH,
     QuestionKind.IDENTITY,
+    QuestionKind.REMOTE,
 )
 """By their numbers in `enum key_kind`."""
 PROTOCOLS = (HopProtocol.TCP, HopProtocol.HBONE, HopProtocol.DOUBLE_HBONE)
@@ -50,6 +52,7 @@ _U16, _U32 = 2**16 - 1, 2**32 - 1
 
 _ADDRESS = struct.Struct("<B16sH")
 _CAPTURED = struct.Struct("<17s17sH")  # src ip, dst ip, dst port
+_DESTINATION = struct.Struct("<17sH")
 _IP_SIZE = 17
 _HEAD = struct.Struct("<BBBBIQQ")  # action, reason, uses, has preface, ttl ms, epochs
 _HOP = struct.Struct("<BBB16sHII")  # protocol, keep source, address, weight, slot
@@ -95,9 +98,7 @@ def _ip(packed: bytes) -> Ip:
 # --- keys
 
 
-def unpack_key(
-    kind: QuestionKind, workload: str, packed: bytes
-) -> OutboundKey | InboundKey | PassthroughKey | None:
+def unpack_key(kind: QuestionKind, workload: str, packed: bytes) -> Key | None:
     """The key of a question; None for IDENTITY.
 
     Raises:
@@ -106,6 +107,8 @@ def unpack_key(
     match kind:
         case QuestionKind.INBOUND:
             return _unpack_request(workload, packed)
+        case QuestionKind.REMOTE:
+            return _unpack_remote(workload, packed)
         case QuestionKind.IDENTITY:
             return None
         case _:
@@ -123,16 +126,9 @@ def _unpack_request(workload: str, packed: bytes) -> InboundKey:
         forwarded_host, at = _unpack_text(packed, at)
         has_network = packed[at]
         network, at = _unpack_text(packed, at + 1)
-        (n_baggage,) = _BAGGAGE.unpack_from(packed, at)
-        at += _BAGGAGE.size
-        baggage = []
-        for _ in range(n_baggage):
-            value, at = _unpack_text(packed, at)
-            baggage.append(value)
+        baggage = _unpack_baggage(packed, at)
     except (struct.error, IndexError) as error:
         raise ValueError("a key that ends too early") from error
-    if at != len(packed):
-        raise ValueError(f"a key with {len(packed) - at} bytes too many")
     return InboundKey(
         workload=workload,
         local=_ip(packed[:_IP_SIZE]),
@@ -141,11 +137,35 @@ def _unpack_request(workload: str, packed: bytes) -> InboundKey:
         authority=authority,
         forwarded_host=forwarded_host,
         network=network if has_network else None,
-        baggage=None if n_baggage < 0 else tuple(baggage),
+        baggage=baggage,
     )
 
 
+def _unpack_remote(workload: str, packed: bytes) -> RemoteKey:
+    try:
+        (ip, port) = _DESTINATION.unpack_from(packed)
+        identity, at = _unpack_text(packed, _DESTINATION.size)
+        baggage = _unpack_baggage(packed, at)
+    except (struct.error, IndexError) as error:
+        raise ValueError("a key that ends too early") from error
+    proved = _identity(identity) if identity else None
+    return RemoteKey(workload, SockAddr(_ip(ip), port), proved, baggage)
+
+
 _identity = functools.lru_cache(maxsize=16_384)(Identity.parse)
+
+
+def _unpack_baggage(packed: bytes, at: int) -> tuple[str, ...] | None:
+    """The values at an offset, behind which nothing may come."""
+    (count,) = _BAGGAGE.unpack_from(packed, at)
+    at += _BAGGAGE.size
+    values = []
+    for _ in range(count):
+        value, at = _unpack_text(packed, at)
+        values.append(value)
+    if at != len(packed):
+        raise ValueError(f"a key with {len(packed) - at} bytes too many")
+    return None if count < 0 else tuple(values)
 
 
 def _unpack_text(packed: bytes, at: int) -> tuple[str, int]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from ztunnel_py.clock import within
 from ztunnel_py.dataplane.abc import QuestionKind
 from ztunnel_py.decide import inbound, labels, lookup, outbound
-from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
+from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey, RemoteKey
 from ztunnel_py.decide.rbac import Rulebook
 from ztunnel_py.decide.refusal import Refused
 from ztunnel_py.decide.verdict import Action, HopProtocol, Verdict
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ztunnel_py.clock import Clock
     from ztunnel_py.dataplane.abc import DataPlane, Question
     from ztunnel_py.dataplane.certificates import Certificates
+    from ztunnel_py.decide.key import Key
     from ztunnel_py.decide.settings import Settings
     from ztunnel_py.decide.verdict import Hop, Note
     from ztunnel_py.state.address import Ip
@@ -193,9 +194,7 @@ class Upcalls:
         epoch = self._plane.epoch()  # read first: whatever changes later makes the verdict stale
         return dataclasses.replace(self._verdict(question.key, local), epoch=epoch)
 
-    def _verdict(
-        self, key: OutboundKey | InboundKey | PassthroughKey | None, local: Workload | WorkloadInfo
-    ) -> Verdict:
+    def _verdict(self, key: Key | None, local: Workload | WorkloadInfo) -> Verdict:
         match key:
             case OutboundKey():
                 return outbound.decide(self._store, self._settings, key, local)
@@ -205,6 +204,8 @@ class Upcalls:
                 return inbound.decide_passthrough(
                     self._store, self._rulebook, self._settings, key, local
                 )
+            case RemoteKey():
+                return outbound.decide_remote(self._store, self._settings, key, local)
             case None:
                 if isinstance(local, Workload):
                     return Verdict(Action.FORWARD)

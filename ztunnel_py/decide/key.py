@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a decision may depend on: the keys of the three kinds of flow.
+"""What a decision may depend on: the keys of the kinds of flow.
 
 A key holds everything that the data plane can see and that `decide/` may read. What a client can
 choose freely and no decision needs (ports of the source, trace ids) is not in a key, so that it
@@ -56,6 +56,21 @@ class PassthroughKey(NamedTuple):
     src: Ip
     dst: SockAddr
     """Original destination."""
+
+
+class RemoteKey(NamedTuple):
+    """Who has answered at the end of an inner tunnel (double HBONE)."""
+
+    workload: str
+    dst: SockAddr
+    """Original destination of the connection."""
+    identity: Identity | None
+    """First SPIFFE identity of the server's certificate inside."""
+    baggage: tuple[str, ...] | None = ()
+    """Values of the `baggage` headers of its response; None if one is not visible ASCII."""
+
+
+Key = OutboundKey | InboundKey | PassthroughKey | RemoteKey
 
 
 @dataclass(slots=True)

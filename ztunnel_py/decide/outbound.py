@@ -33,7 +33,7 @@ from ztunnel_py.state.workload import Protocol, WorkloadInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ztunnel_py.decide.key import OutboundKey
+    from ztunnel_py.decide.key import OutboundKey, RemoteKey
     from ztunnel_py.decide.settings import Settings
     from ztunnel_py.decide.upstream import Upstream, Upstreams
     from ztunnel_py.decide.verdict import Lookup
@@ -105,6 +105,31 @@ def decide(
         return _Decision(store, settings, reading, local).verdict()
     except Refused as refused:
         return denial(local, refused, reading.uses)
+
+
+def decide_remote(
+    store: Store, settings: Settings, key: RemoteKey, local: Workload | WorkloadInfo
+) -> Verdict:
+    """Whom a connection through a gateway has reached: the labels and log fields of its one hop.
+
+    What the server says of itself takes the place of what was known of the endpoint, and its
+    identity is the one that it proved. A refusal says nothing new. Source: spec dataplane, 43.
+    """
+    address = NetworkAddress(settings.network, key.dst.ip)
+    service = store.at(address, local.namespace)
+    if key.baggage is None or isinstance(local, WorkloadInfo) or not isinstance(service, Service):
+        return Verdict.deny(Reason.NO_SERVICE, str(key.dst))
+    said = baggage.parse(key.baggage)
+    there = labels.claimed(said, key.identity)._replace(log_name=said.workload_name)
+    source = labels.known(local, local.identity)
+    hop = Hop(
+        HopProtocol.DOUBLE_HBONE,
+        key.dst,
+        labels.traffic("source", source, there, service, is_mutual_tls=True),
+        labels.log_fields(source, there, service, is_mutual_tls=True),
+    )
+    name = f"{local.namespace}/{local.name}"
+    return Verdict(Action.FORWARD, hops=(hop,), workload=name, ttl_s=FORWARD_TTL_S)
 
 
 class _Decision:

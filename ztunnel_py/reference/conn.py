@@ -76,6 +76,11 @@ class Conn:
         self._verdict: Verdict | None = None
         self._slot: SlotCounts | None = None
 
+    @property
+    def is_opened(self) -> bool:
+        """Labels are known."""
+        return self._slot is not None
+
     def opened(self, verdict: Verdict, hop: Hop, dst: SockAddr) -> None:
         """Labels and log fields are known."""
         self._verdict, self._hop, self.dst = verdict, hop, dst

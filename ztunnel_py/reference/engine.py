@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         RecordLog,
         WorkloadSpec,
     )
-    from ztunnel_py.decide.key import InboundKey, OutboundKey, PassthroughKey
+    from ztunnel_py.decide.key import InboundKey, Key, PassthroughKey
     from ztunnel_py.decide.verdict import Hop, TrafficLabels
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.reference.tunnel import Tunnel
@@ -289,12 +289,7 @@ class ReferenceEngine:
         if not self._records.put(record):
             self._events["records_lost"] += 1
 
-    async def ask(
-        self,
-        kind: QuestionKind,
-        workload: str,
-        key: OutboundKey | InboundKey | PassthroughKey | None = None,
-    ) -> Verdict:
+    async def ask(self, kind: QuestionKind, workload: str, key: Key | None = None) -> Verdict:
         """The verdict on a key. No answer in time is a denial."""
         if len(self._answers) >= _QUESTIONS_MAX:
             self._events["questions_refused"] += 1

@@ -28,13 +28,12 @@ from ztunnel_py.reference.conn import Conn, EndedError
 from ztunnel_py.reference.io import SocketIo
 from ztunnel_py.reference.outbound import tls_text
 from ztunnel_py.reference.relay import Relay, os_error_text
+from ztunnel_py.reference.session import baggage_of
 from ztunnel_py.reference.stream import RESET_EARLY
 from ztunnel_py.reference.tls import IdentityMismatchError, Tls
 from ztunnel_py.reference.tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ztunnel_py.decide.verdict import Hop, Verdict
     from ztunnel_py.reference.engine import ReferenceEngine
     from ztunnel_py.reference.io import Io
@@ -120,7 +119,7 @@ async def _forward(
         authority=authority,
         forwarded_host=forwarded_host(headers.get("forwarded", "")),
         network=headers.get("x-forwarded-network"),
-        baggage=_visible(value for name, value in stream.headers if name == "baggage"),
+        baggage=baggage_of(stream.headers),
     )
     conn.key, conn.hbone_addr = key, authority
     verdict = await engine.ask(QuestionKind.INBOUND, local.id, key)
@@ -192,13 +191,3 @@ def forwarded_host(header: str) -> str:
         if name == "host" and equals:
             return value.removeprefix('"').removesuffix('"')
     return ""
-
-
-def _visible(values: Iterable[str]) -> tuple[str, ...] | None:
-    """Header values if all of them are visible ASCII (and tab), else None."""
-    found = tuple(values)
-    return found if all(_is_visible(value) for value in found) else None
-
-
-def _is_visible(value: str) -> bool:
-    return all(char == "\t" or " " <= char <= "~" for char in value)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import within
 from ztunnel_py.dataplane.abc import QuestionKind
-from ztunnel_py.decide.key import OutboundKey
+from ztunnel_py.decide.key import OutboundKey, RemoteKey
 from ztunnel_py.decide.verdict import FORWARDED_NETWORK, Action, HopProtocol
 from ztunnel_py.errors import Reason
 from ztunnel_py.reference import sock as sockets
@@ -28,7 +28,7 @@ from ztunnel_py.reference.conn import EndedError
 from ztunnel_py.reference.io import SocketIo
 from ztunnel_py.reference.pool import PoolKey
 from ztunnel_py.reference.relay import Relay, os_error_text
-from ztunnel_py.reference.session import SessionError
+from ztunnel_py.reference.session import SessionError, baggage_of
 from ztunnel_py.reference.stream_transport import StreamTransport
 from ztunnel_py.reference.tls import IdentityMismatchError, Tls
 from ztunnel_py.reference.tunnel import Tunnel
@@ -57,14 +57,16 @@ async def serve(engine: ReferenceEngine, local: Local, conn: Conn) -> tuple[Reas
 
     hop = engine.draw(verdict.hops)
     conn.hbone_addr = hop.authority
-    conn.opened(verdict, hop, hop.address)
-    match hop.protocol:
-        case HopProtocol.TCP:
-            return await _serve_tcp(engine, conn, hop)
-        case HopProtocol.HBONE:
-            return await _serve_hbone(engine, local, conn, verdict, hop)
-        case HopProtocol.DOUBLE_HBONE:
+    if hop.protocol is HopProtocol.DOUBLE_HBONE:
+        try:
             return await _serve_double_hbone(engine, local, conn, verdict, hop)
+        finally:
+            if not conn.is_opened:
+                conn.opened(verdict, hop, hop.address)
+    conn.opened(verdict, hop, hop.address)
+    if hop.protocol is HopProtocol.TCP:
+        return await _serve_tcp(engine, conn, hop)
+    return await _serve_hbone(engine, local, conn, verdict, hop)
 
 
 async def _serve_tcp(engine: ReferenceEngine, conn: Conn, hop: Hop) -> tuple[Reason, str]:
@@ -104,8 +106,15 @@ async def _serve_double_hbone(
             await _established(engine, inner)
             inner.on_buffered = lease.tunnel.on_buffered
             headers = connect_headers(conn, verdict, hop.inner_authority, is_inner=True)
-            stream = await _request(engine, inner, conn, headers)
+            stream, response = await _request(engine, inner, conn, headers)
             try:
+                identity = next(iter(tls.remote_identities()), None)
+                key = RemoteKey(local.id, conn.original_dst, identity, baggage_of(response))
+                known = await engine.ask(QuestionKind.REMOTE, local.id, key)
+                if known.action is Action.FORWARD:
+                    conn.opened(known, known.hops[0], hop.address)
+                else:
+                    conn.opened(verdict, hop, hop.address)
                 return await _relay(engine, conn, stream)
             finally:
                 stream.close()
@@ -131,7 +140,7 @@ async def _connect(
         conn.tunnel_reused = lease.is_reused
         try:
             headers = connect_headers(conn, verdict, hop.authority)
-            stream = await _request(engine, lease.tunnel, conn, headers)
+            stream, _ = await _request(engine, lease.tunnel, conn, headers)
         except SessionError as error:
             is_going = not lease.tunnel.is_usable
             lease.give_back()
@@ -144,7 +153,10 @@ async def _connect(
         return lease, stream
 
 
-async def _request(engine: ReferenceEngine, tunnel: Tunnel, conn: Conn, headers: Headers) -> Stream:
+async def _request(
+    engine: ReferenceEngine, tunnel: Tunnel, conn: Conn, headers: Headers
+) -> tuple[Stream, Headers]:
+    """A CONNECT stream that was answered with 200, and the headers of that response."""
     limit = engine.settings.handshake_timeout_s
     try:
         stream = await within(engine.clock, limit, tunnel.open(headers))
@@ -152,7 +164,7 @@ async def _request(engine: ReferenceEngine, tunnel: Tunnel, conn: Conn, headers:
         raise EndedError(Reason.H2, f"no free stream within {limit:g} s") from error
     stream.kill = conn.kill
     try:
-        status, _ = await within(engine.clock, limit, stream.response)
+        status, response = await within(engine.clock, limit, stream.response)
     except TimeoutError as error:
         stream.close()
         raise EndedError(Reason.H2, f"no response to CONNECT within {limit:g} s") from error
@@ -162,7 +174,7 @@ async def _request(engine: ReferenceEngine, tunnel: Tunnel, conn: Conn, headers:
     if status != http.HTTPStatus.OK:
         stream.close()
         raise EndedError(Reason.BAD_STATUS, status_text(status))
-    return stream
+    return stream, response
 
 
 def connect_headers(

@@ -417,6 +417,16 @@ class Session:
             raise SessionError("too many reset streams")
 
 
+def baggage_of(headers: Headers) -> tuple[str, ...] | None:
+    """The values of the baggage headers if all are visible ASCII (and tab), else None."""
+    found = tuple(value for name, value in headers if name == "baggage")
+    return found if all(_is_visible(value) for value in found) else None
+
+
+def _is_visible(value: str) -> bool:
+    return all(char == "\t" or " " <= char <= "~" for char in value)
+
+
 def _is_valid(headers: Headers, *, is_response: bool) -> bool:
     """Pseudo headers complete, unique, first and allowed; names lower case (RFC 9113, 8.3)."""
     flags = h2.utilities.HeaderValidationFlags(

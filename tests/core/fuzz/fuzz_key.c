@@ -69,6 +69,9 @@ static void pack(struct text rest, bool has_network) {
     for (unsigned uses = 0; uses <= KEY_USES_ALL; uses++) {
         mask(KEY_INBOUND, key, len, uses);
     }
+    const size_t remote = key_pack_remote(&POD, &request, key, size);
+    demand(remote > 0 && remote <= size);
+    mask(KEY_REMOTE, key, remote, KEY_USES_ALL);
     demand(key_pack_request(&request, key, len) == len);
     demand(key_pack_request(&request, key, len - 1) == 0);
     free(key);
