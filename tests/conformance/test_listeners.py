@@ -52,6 +52,25 @@ async def test_listener_on_the_ipv6_wildcard_takes_both_families(
 
 
 @needs_ipv6
+@pytest.mark.spec("state-54")
+@pytest.mark.parametrize("role", [Role.OUTBOUND, Role.INBOUND, Role.PASSTHROUGH])
+async def test_ipv4_client_of_an_ipv6_listener_is_decided_on_as_ipv4(
+    planes: Planes, net: Net, role: Role
+) -> None:
+    plane = await planes(SERVER if role is Role.INBOUND else CLIENT, host="::")
+    target = address(plane.port(role).port)
+
+    if role is Role.INBOUND:
+        (await net.tunnel(plane, at=target)).connect()
+        key = inbound_key(await plane.asked())
+        assert (str(key.src), str(key.local)) == (LOOPBACK, LOOPBACK)
+    else:
+        await net.dial(target)
+        captured = captured_key(await plane.asked())
+        assert (str(captured.src), str(captured.dst.ip)) == (LOOPBACK, LOOPBACK)
+
+
+@needs_ipv6
 @pytest.mark.spec("dataplane-5")
 async def test_listener_on_the_ipv4_wildcard_takes_no_ipv6(planes: Planes, net: Net) -> None:
     plane = await planes(CLIENT, host="0.0.0.0")
