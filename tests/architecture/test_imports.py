@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ztunnel_py"
 
-VOCABULARY = {"errors", "version", "clock", "tasks", "telemetry.log", "yaml_tree"}
+VOCABULARY = {"errors", "version", "clock", "netns", "tasks", "telemetry.log", "yaml_tree"}
 """What everybody may use; it uses only itself."""
 
 ALLOWED: dict[str, tuple[set[str], str]] = {
     "errors": (set(), "the table of endings depends on nothing"),
     "version": (set(), "the version depends on nothing"),
     "clock": (set(), "time depends on nothing"),
+    "netns": (set(), "sockets in pods, whoever needs them"),
     "tasks": (set(), "tasks only log"),
     "yaml_tree": (set(), "YAML as plain values"),
     "state": ({"identity.spiffe"}, "facts know no one who uses them"),

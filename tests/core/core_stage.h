@@ -94,8 +94,9 @@ static inline bool stage_listen(void) {
     ours[0].at = any;
     theirs[0].at = any;
     theirs[1].at = any;
-    const bool is_bound = core_workload_add(core, CLIENT, ours, ARRAY_LEN(ours), &failed) == 0 &&
-                          core_workload_add(core, SERVER, theirs, ARRAY_LEN(theirs), &failed) == 0;
+    const bool is_bound =
+        core_workload_add(core, CLIENT, -1, ours, ARRAY_LEN(ours), &failed) == 0 &&
+        core_workload_add(core, SERVER, -1, theirs, ARRAY_LEN(theirs), &failed) == 0;
     if (is_bound) {
         outbound = stage_sockaddr(&ours[0].bound);
         passthrough = stage_sockaddr(&theirs[1].bound);

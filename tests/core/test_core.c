@@ -376,7 +376,7 @@ TEST(workloads_come_and_go_while_others_talk) {
         struct core_listen listen = {.role = CORE_OUTBOUND,
                                      .at = {.ip = {127, 0, 0, 1}, .family = 4}};
         size_t failed = 0;
-        CHECK_INT_EQ(core_workload_add(core, 10 + i, &listen, 1, &failed), 0);
+        CHECK_INT_EQ(core_workload_add(core, 10 + i, -1, &listen, 1, &failed), 0);
         core_workload_serve(core, 10 + i);
         CHECK(stage_identify(10 + i, &client_leaf));
         const struct sockaddr_in at = stage_sockaddr(&listen.bound);

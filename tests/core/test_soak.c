@@ -61,7 +61,7 @@ static void kill_some(void) {
 static void come_and_go(uint32_t id) {
     struct core_listen listen = {.role = CORE_OUTBOUND, .at = {.ip = {127, 0, 0, 1}, .family = 4}};
     size_t failed = 0;
-    CHECK_INT_EQ(core_workload_add(core, id, &listen, 1, &failed), 0);
+    CHECK_INT_EQ(core_workload_add(core, id, -1, &listen, 1, &failed), 0);
     core_workload_serve(core, id);
     CHECK(stage_identify(id, &client_leaf));
     const struct sockaddr_in at = stage_sockaddr(&listen.bound);

@@ -103,9 +103,11 @@ class Core:
     # --- workloads
 
     def workload_add(
-        self, workload: int, listeners: Sequence[tuple[int, _Address]], /
+        self, workload: int, netns: int, listeners: Sequence[tuple[int, _Address]], /
     ) -> list[tuple[_Address, bool]]:
-        """Binds (role, address) each; returns (bound address, is transparent) each.
+        """Binds (role, address) each in a network namespace (-1: ours).
+
+        Returns (bound address, is transparent) each.
 
         Raises:
             OSError: `filename` is the index of the listener that could not be bound.

@@ -72,15 +72,15 @@ static void age(const struct churn *churn, struct churn_pair *pair) {
 }
 
 /* Asked anew every second: addresses come and go. */
-static bool is_local(struct churn_pair *pair, uint64_t now_ns) {
+static bool is_local(struct churn_pair *pair, int netns, uint64_t now_ns) {
     if (pair->looked_ns == 0 || now_ns - pair->looked_ns >= LOOK_NS) {
         pair->looked_ns = now_ns;
-        pair->is_local = sock_is_local(&pair->app);
+        pair->is_local = sock_is_local(netns, &pair->app);
     }
     return pair->is_local;
 }
 
-bool churn_uses_lo(struct churn *churn, struct mem *mem, const struct addr *client,
+bool churn_uses_lo(struct churn *churn, struct mem *mem, int netns, const struct addr *client,
                    const struct addr *app, uint64_t now_ns) {
     if (client->family != 4) {
         return false;
@@ -100,7 +100,7 @@ bool churn_uses_lo(struct churn *churn, struct mem *mem, const struct addr *clie
             addr_equal(&pair->app, app)) {
             age(churn, pair);
             pair->now++;
-            return pair->now + pair->before >= churn->threshold && is_local(pair, now_ns);
+            return pair->now + pair->before >= churn->threshold && is_local(pair, netns, now_ns);
         }
         const bool is_stale = pair->window + 1 < churn->window || pair->window == 0;
         if (place == NULL && is_stale) {

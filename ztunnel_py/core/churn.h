@@ -27,7 +27,7 @@ void churn_clear(struct churn *churn, struct mem *mem);
 
 /* One more connection is made. Whether it is to be tied to the loopback device: the pair is busy,
  * and the application is of this namespace. IPv4 only; IPv6 finds no route there. */
-bool churn_uses_lo(struct churn *churn, struct mem *mem, const struct addr *client,
+bool churn_uses_lo(struct churn *churn, struct mem *mem, int netns, const struct addr *client,
                    const struct addr *app, uint64_t now_ns);
 
 #endif

@@ -10,15 +10,12 @@
 #include "sock.h"
 #include "tunnel.h"
 
-#define PORTS_USED_UP_NS (100 * NS_PER_MS)
-#define DIALS_MAX 31
 #define DETAIL_SIZE 640
 
 static void relay_carried(struct relay *relay, struct pipe *pipe, size_t n);
 static void relay_held(struct relay *relay, struct pipe *pipe, int64_t change);
 static void relay_over(struct relay *relay);
 static void answered(struct flow_waiter *waiter, struct verdict *verdict);
-static void dial(struct conn *conn);
 static void run_later(struct deferred *deferred);
 static void expired(struct timer *timer);
 
@@ -232,7 +229,7 @@ static void run_later(struct deferred *deferred) {
     if (conn->kill_reason != REASON_OK) {
         end_now(conn);
     } else if (conn->state == CONN_DIALLING && !conn->has_upstream) {
-        dial(conn);
+        conn_dial_start(conn);
     }
 }
 
@@ -384,110 +381,12 @@ void conn_refuse(struct conn *conn, const struct addr *dst) {
     conn_end(conn, verdict->reason, detail);
 }
 
-/* --- dialling --- */
-
 void conn_error_text(int error, char *text, size_t size) {
     char name[128];
     (void)snprintf(text, size, "%s (os error %d)", strerror_r(error, name, sizeof(name)), error);
 }
 
-static void dial_failed(struct conn *conn, int error) {
-    char detail[160];
-    conn_error_text(error, detail, sizeof(detail));
-    conn_end(conn, conn->dial_failed, detail);
-}
-
-static void dial_close(struct conn *conn) {
-    conn->upstream.io.ops->close(&conn->upstream.io);
-    conn->has_upstream = false;
-}
-
-/* A plaintext connection was redirected with its own tuple, which ours must not be. */
-static bool has_clients_port(const struct conn *conn) {
-    struct addr local;
-    return conn->dials_as_client && conn->kind == KEY_PASSTHROUGH &&
-           sock_local(conn->upstream.watch.fd, &local) && addr_equal(&local, &conn->src);
-}
-
-static void dial_done(struct conn *conn, int error) {
-    if (error == EADDRNOTAVAIL && conn->dials_as_client && ++conn->tries < DIALS_MAX) {
-        /* All source ports are in use or in TIME_WAIT: some come back within a second. */
-        if (!loop_arm(&conn->worker->loop, &conn->timer, PORTS_USED_UP_NS)) {
-            dial_failed(conn, ENOMEM);
-        }
-        return;
-    }
-    if (error != 0) {
-        dial_failed(conn, error);
-        return;
-    }
-    if (has_clients_port(conn)) {
-        dial_close(conn);
-        if (++conn->tries < DIALS_MAX) {
-            dial(conn);
-        } else {
-            dial_failed(conn, EADDRINUSE);
-        }
-        return;
-    }
-    loop_disarm(&conn->worker->loop, &conn->timer);
-    conn->steps_ns[STEP_CONNECTED] = loop_clock_ns();
-    conn->connected(conn);
-}
-
-static void dial_ready(struct io_fd *io) {
-    struct conn *const conn = CONTAINER_OF(io, struct conn, upstream);
-    const int error = sock_error(io->watch.fd);
-    if (error != 0) {
-        dial_close(conn);
-    }
-    dial_done(conn, error);
-}
-
-static void dial(struct conn *conn) {
-    struct worker *const worker = conn->worker;
-    const struct addr *const target = &conn->target;
-    const struct addr *const source = conn->dials_as_client ? &conn->src : NULL;
-    const bool is_tied_to_lo = source != NULL && churn_uses_lo(&worker->churn, worker->mem, source,
-                                                               target, worker->loop.now_ns);
-    bool is_connected = false;
-    const int fd = sock_dial(&worker->core->config, target, source, is_tied_to_lo, &is_connected);
-    if (fd < 0) {
-        dial_done(conn, errno);
-        return;
-    }
-    conn->has_upstream = io_fd_open(&conn->upstream, worker, fd);
-    if (!conn->has_upstream) {
-        const int error = errno;
-        close(fd);
-        dial_failed(conn, error);
-    } else if (is_connected) {
-        dial_done(conn, 0);
-    } else {
-        conn->upstream.connected = dial_ready;
-    }
-}
-
-void conn_dial(struct conn *conn, const struct addr *target, bool as_client,
-               void (*connected)(struct conn *conn), enum reason failed) {
-    conn_set_state(conn, CONN_DIALLING);
-    conn->target = *target;
-    conn->dials_as_client = as_client;
-    conn->connected = connected;
-    conn->dial_failed = failed;
-    conn->tries = 0;
-    if (!loop_arm(&conn->worker->loop, &conn->timer,
-                  conn->worker->core->config.connect_timeout_ns)) {
-        dial_failed(conn, ENOMEM);
-        return;
-    }
-    if (conn->stream != NULL) {
-        /* One that is reset in the same breath costs no socket; many do not hold up the others. */
-        loop_defer_slow(&conn->worker->loop, &conn->later);
-    } else {
-        dial(conn);
-    }
-}
+/* --- timers --- */
 
 static void expired(struct timer *timer) {
     struct conn *const conn = CONTAINER_OF(timer, struct conn, timer);
@@ -498,7 +397,7 @@ static void expired(struct timer *timer) {
     case CONN_DIALLING:
         if (!conn->has_upstream &&
             loop_arm(&conn->worker->loop, timer, conn->worker->core->config.connect_timeout_ns)) {
-            dial(conn); /* waited for a port */
+            conn_dial_start(conn); /* waited for a port */
         } else {
             conn_end(conn, conn->dial_failed, "deadline has elapsed");
         }

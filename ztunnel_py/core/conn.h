@@ -119,4 +119,7 @@ void conn_relay(struct conn *conn, struct io *client, struct io *upstream);
 void conn_dial(struct conn *conn, const struct addr *target, bool as_client,
                void (*connected)(struct conn *conn), enum reason failed);
 
+/* Makes the attempt that is due. */
+void conn_dial_start(struct conn *conn);
+
 #endif

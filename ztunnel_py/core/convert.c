@@ -146,6 +146,7 @@ static const struct field FIELDS[] = {
     FIELD(user_timeout),
     FIELD(has_mark),
     FIELD(mark),
+    FIELD(port_reuse),
     FIELD(report_opened),
     FIELD(has_manual_time),
 };

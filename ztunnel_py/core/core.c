@@ -299,7 +299,7 @@ static bool keep(struct core *core, struct workload *workload) {
 static int bind_one(struct core *core, struct workload *workload, struct core_listen *listen) {
     struct listener *const listener = &workload->listeners[listen->role];
     const int8_t orig_src = core->config.orig_src;
-    listener->fd = sock_listen(&core->config, listen, &listen->bound);
+    listener->fd = sock_listen(&core->config, workload->netns, listen, &listen->bound);
     if (listener->fd < 0) {
         return errno;
     }
@@ -312,10 +312,11 @@ static int bind_one(struct core *core, struct workload *workload, struct core_li
     return accept_prepare(core, listener) ? 0 : ENOMEM;
 }
 
-int core_workload_add(struct core *core, uint32_t id, struct core_listen *listeners, size_t n,
-                      size_t *failed) {
-    struct workload *const workload = workload_create(core, &core->mem, id);
-    int error = workload == NULL ? ENOMEM : 0;
+int core_workload_add(struct core *core, uint32_t id, int netns, struct core_listen *listeners,
+                      size_t n, size_t *failed) {
+    struct workload *const workload = workload_create(core, &core->mem, id, netns);
+    int error = workload == NULL ? errno : 0;
+    *failed = 0;
     for (size_t i = 0; i < n && error == 0; i++) {
         *failed = i;
         error = bind_one(core, workload, &listeners[i]);

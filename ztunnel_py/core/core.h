@@ -51,7 +51,8 @@ struct core_config {
     uint32_t keepalive_retries;
     bool user_timeout;
     bool has_mark;
-    uint32_t mark;
+    uint32_t mark;        /* SO_MARK of every socket, listeners and what they accept included */
+    bool port_reuse;      /* SO_REUSEPORT of listeners */
     bool report_opened;   /* records of kind OPENED are wanted */
     bool has_manual_time; /* time stands still until `core_advance` (tests) */
 };
@@ -91,9 +92,10 @@ int core_idle_fd(const struct core *core);
 /* --- workloads */
 
 /* Binds all listeners, or none. Returns 0, or an errno with `*failed` the index of the listener
- * (EPERM: `orig_src` requires what the kernel refuses). `id` is new. */
-int core_workload_add(struct core *core, uint32_t id, struct core_listen *listeners, size_t n,
-                      size_t *failed);
+ * (EPERM: `orig_src` requires what the kernel refuses). `id` is new. `netns` is a descriptor of the
+ * network namespace that the workload's sockets belong to, which is duplicated; -1: ours. */
+int core_workload_add(struct core *core, uint32_t id, int netns, struct core_listen *listeners,
+                      size_t n, size_t *failed);
 
 /* Begins to accept. */
 void core_workload_serve(struct core *core, uint32_t id);

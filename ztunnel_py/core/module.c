@@ -151,13 +151,14 @@ static PyObject *py_is_idle(PyObject *self, PyObject *arg) {
 static PyObject *py_workload_add(PyObject *self, PyObject *args) {
     struct core *core = running(self);
     uint32_t workload = 0;
+    int netns = -1;
     struct convert_listeners listeners;
-    if (core == NULL || !PyArg_ParseTuple(args, "O&O&:workload_add", convert_u32, &workload,
-                                          convert_listeners, &listeners)) {
+    if (core == NULL || !PyArg_ParseTuple(args, "O&iO&:workload_add", convert_u32, &workload,
+                                          &netns, convert_listeners, &listeners)) {
         return NULL;
     }
     size_t failed = 0;
-    int error = core_workload_add(core, workload, listeners.items, listeners.n, &failed);
+    int error = core_workload_add(core, workload, netns, listeners.items, listeners.n, &failed);
     if (error != 0) {
         errno = error;
         PyObject *index = PyLong_FromSize_t(failed);
@@ -494,8 +495,9 @@ static PyMethodDef METHODS[] = {
            "Ends one workload's connections, or all (ALL)."),
     METHOD(is_idle, METH_O, "($self, workload, /)",
            "Whether nothing lives on behalf of the workload, or of any (ALL)."),
-    METHOD(workload_add, METH_VARARGS, "($self, workload, listeners, /)",
-           "Binds (role, address) each; returns (bound address, is transparent) each.\n\n"
+    METHOD(workload_add, METH_VARARGS, "($self, workload, netns, listeners, /)",
+           "Binds (role, address) each in a network namespace (-1: ours); returns (bound address, "
+           "is transparent) each.\n\n"
            "Raises OSError with the index of the listener as its filename."),
     METHOD(workload_serve, METH_O, "($self, workload, /)", "Begins to accept."),
     METHOD(workload_remove, METH_O, "($self, workload, /)",

@@ -3,12 +3,40 @@
 #include "sock.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #define BACKLOG 1024
 #define ORIGINAL_DST 80 /* SO_ORIGINAL_DST of netfilter, IPv4 and IPv6 alike */
+
+static int home = -1; /* our own namespace; kept open as long as we run */
+
+static void open_home(void) {
+    home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+}
+
+static int socket_in(int netns, int family, int type) {
+    static pthread_once_t is_opened = PTHREAD_ONCE_INIT;
+    if (netns < 0) {
+        return socket(family, type, 0);
+    }
+    (void)pthread_once(&is_opened, open_home);
+    if (home < 0 || setns(netns, CLONE_NEWNET) != 0) {
+        return -1;
+    }
+    const int fd = socket(family, type, 0);
+    const int error = errno;
+    if (setns(home, CLONE_NEWNET) != 0) {
+        abort(); /* what this thread does next would be done in somebody else's pod */
+    }
+    errno = error;
+    return fd;
+}
 
 static bool set_int(int fd, int level, int option, int value) {
     return setsockopt(fd, level, option, &value, sizeof(value)) == 0;
@@ -37,16 +65,23 @@ static int close_with(int fd, int error) {
     return -1;
 }
 
-int sock_listen(const struct core_config *config, const struct core_listen *listen_at,
+static bool set_mark(const struct core_config *config, int fd) {
+    return !config->has_mark || set_int(fd, SOL_SOCKET, SO_MARK, (int)config->mark);
+}
+
+int sock_listen(const struct core_config *config, int netns, const struct core_listen *listen_at,
                 struct addr *bound) {
     const int family = listen_at->is_v6 ? AF_INET6 : AF_INET;
-    const int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    const int fd = socket_in(netns, family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC);
     struct sockaddr_storage name;
     const socklen_t len = addr_to_sockaddr(&listen_at->at, listen_at->is_v6, &name);
     if (fd < 0 || !set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1) ||
         (listen_at->is_v6 && !set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) ||
-        !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) {
+        !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1) || !set_mark(config, fd)) {
         return close_with(fd, errno);
+    }
+    if (config->port_reuse) {
+        (void)set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1); /* else bind says what is wrong */
     }
     if (listen_at->role != CORE_INBOUND) {
         set_keepalive(config, fd); /* PING watches the others */
@@ -90,12 +125,12 @@ bool sock_original_destination(int fd, struct addr *to) {
     return sock_local(fd, to);
 }
 
-bool sock_is_local(const struct addr *addr) {
+bool sock_is_local(int netns, const struct addr *addr) {
     struct addr any_port = *addr;
     any_port.port = 0;
     struct sockaddr_storage name;
     const socklen_t len = addr_to_sockaddr(&any_port, false, &name);
-    const int probe = socket(name.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    const int probe = socket_in(netns, name.ss_family, SOCK_DGRAM | SOCK_CLOEXEC);
     const bool found = probe >= 0 && bind(probe, (struct sockaddr *)&name, len) == 0;
     if (probe >= 0) {
         close(probe);
@@ -122,18 +157,15 @@ static void bind_as(int fd, const struct addr *source, bool is_tied_to_lo) {
     (void)bind(fd, (struct sockaddr *)&name, len);
 }
 
-int sock_dial(const struct core_config *config, const struct addr *target,
+int sock_dial(const struct core_config *config, int netns, const struct addr *target,
               const struct addr *source, bool is_tied_to_lo, bool *is_connected) {
     struct sockaddr_storage name;
     const socklen_t len = addr_to_sockaddr(target, false, &name);
-    const int fd = socket(name.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) {
+    const int fd = socket_in(netns, name.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0 || !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1) || !set_mark(config, fd)) {
         return close_with(fd, errno);
     }
     set_keepalive(config, fd);
-    if (config->has_mark && !set_int(fd, SOL_SOCKET, SO_MARK, (int)config->mark)) {
-        return close_with(fd, errno);
-    }
     if (source != NULL && !addr_same_ip(source, target)) {
         bind_as(fd, source, is_tied_to_lo);
     }

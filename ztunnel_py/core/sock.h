@@ -9,9 +9,13 @@
 
 #include "core.h"
 
+/* Sockets are made in a network namespace: `netns` is its descriptor, -1 the one that we are in.
+ * Every thread of this program lives in the same one, and is back there when a call returns; one
+ * that could not come back would end the program. */
+
 /* A bound, listening, non-blocking socket, or -1 with errno. Options of accepted sockets are set
  * here, they are inherited. `*bound` is its address. */
-int sock_listen(const struct core_config *config, const struct core_listen *listen,
+int sock_listen(const struct core_config *config, int netns, const struct core_listen *listen,
                 struct addr *bound);
 
 /* Sets IP_TRANSPARENT, which tells whether client addresses can be kept. */
@@ -21,8 +25,8 @@ bool sock_make_transparent(int fd);
  * the connection is gone. */
 bool sock_original_destination(int fd, struct addr *to);
 
-/* The address belongs to this namespace: an ordinary socket can be bound to it. */
-bool sock_is_local(const struct addr *addr);
+/* The address belongs to the namespace: an ordinary socket can be bound to it. */
+bool sock_is_local(int netns, const struct addr *addr);
 
 /* The local address; false if the connection is gone. */
 bool sock_local(int fd, struct addr *to);
@@ -31,7 +35,7 @@ bool sock_local(int fd, struct addr *to);
  * is (loopback), else wait until it is writable and ask `sock_error`. `source`, if not NULL, is the
  * client: its address is bound unless it is the target's own, and with `is_tied_to_lo` the loopback
  * device too. */
-int sock_dial(const struct core_config *config, const struct addr *target,
+int sock_dial(const struct core_config *config, int netns, const struct addr *target,
               const struct addr *source, bool is_tied_to_lo, bool *is_connected);
 
 /* What became of a connect: 0, or an errno. */

@@ -208,7 +208,8 @@ static void dial(struct tunnel *tunnel) {
     struct worker *const worker = tunnel->worker;
     bool is_connected = false;
     tunnel->state = TUNNEL_DIALLING;
-    tunnel->fd = sock_dial(tunnel_config(tunnel), &tunnel->remote, NULL, false, &is_connected);
+    tunnel->fd = sock_dial(tunnel_config(tunnel), tunnel->workload->netns, &tunnel->remote, NULL,
+                           false, &is_connected);
     if (tunnel->fd < 0) {
         dial_failed(tunnel, errno);
     } else if (is_connected) {

@@ -2,11 +2,21 @@
 /* See workload.h. */
 #include "workload.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "core_state.h"
 
-struct workload *workload_create(struct core *core, struct mem *mem, uint32_t id) {
+struct workload *workload_create(struct core *core, struct mem *mem, uint32_t id, int netns) {
     struct workload *const workload = mem_alloc(mem, MEM_WORKLOAD, sizeof(*workload));
     if (workload == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    workload->netns = netns < 0 ? -1 : fcntl(netns, F_DUPFD_CLOEXEC, 0);
+    if (netns >= 0 && workload->netns < 0) {
+        mem_free(mem, MEM_WORKLOAD, workload);
         return NULL;
     }
     workload->id = id;
@@ -32,6 +42,9 @@ void workload_unref(struct workload *workload) {
     if (workload == NULL ||
         atomic_fetch_sub_explicit(&workload->refs, 1, memory_order_acq_rel) != 1) {
         return;
+    }
+    if (workload->netns >= 0) {
+        close(workload->netns);
     }
     ident_unref(workload->ident);
     pthread_mutex_destroy(&workload->lock);

@@ -31,6 +31,7 @@ struct workload {
     _Atomic uint32_t refs;
     struct core *core;
     struct mem *mem;
+    int netns;                             /* where its sockets are; -1: where we are */
     struct listener listeners[CORE_ROLES]; /* `fd` is -1 for those it has not */
     struct flow_share share;
     pthread_mutex_t lock;     /* guards `ident` */
@@ -42,7 +43,8 @@ struct workload {
     _Atomic bool is_gone; /* whatever still arrives ends with REASON_DRAINED */
 };
 
-struct workload *workload_create(struct core *core, struct mem *mem, uint32_t id);
+/* Duplicates `netns`, if it is not -1. NULL with errno. */
+struct workload *workload_create(struct core *core, struct mem *mem, uint32_t id, int netns);
 struct workload *workload_ref(struct workload *workload);
 void workload_unref(struct workload *workload);
 

@@ -63,7 +63,9 @@ class SocketOptions:
     keepalive_retries: int = 9
     user_timeout: bool = False
     mark: int | None = None
-    """SO_MARK of dialled sockets; None leaves them unmarked."""
+    """SO_MARK of all sockets, those that are accepted included; None leaves them unmarked."""
+    port_reuse: bool = False
+    """SO_REUSEPORT of listeners: another proxy may listen beside this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class WorkloadSpec:
 
     id: str
     listeners: tuple[ListenAddress, ...]
+    netns: int | None = None
+    """Descriptor of the network namespace of its sockets, duplicated by the engine; None: ours."""
 
 
 class QuestionKind(enum.Enum):

@@ -36,6 +36,7 @@ from ztunnel_py.dataplane.views import (
 )
 from ztunnel_py.decide.verdict import Epoch, Verdict
 from ztunnel_py.errors import Reason, StartError
+from ztunnel_py.netns import Netns
 from ztunnel_py.state.address import SockAddr, parse_ip
 from ztunnel_py.telemetry.log import logger
 
@@ -162,6 +163,7 @@ class NativeEngine:
         try:
             bound = self._core.workload_add(
                 number,
+                -1 if spec.netns is None else spec.netns,
                 [
                     (
                         _ROLES[where.role],
@@ -399,7 +401,8 @@ class NativeEngine:
             if where.role is Role.SOCKS5:
                 from ztunnel_py.dataplane.socks5 import Socks5  # few workloads have it
 
-                return Socks5(self, spec.id, where, self._settings, self._clock)
+                netns = None if spec.netns is None else Netns(spec.netns)
+                return Socks5(self, spec.id, where, self._settings, self._clock, netns)
         return None
 
     def _refuse(self, question: int, verdict: Verdict, problem: str) -> None:
@@ -448,6 +451,7 @@ def core_config(settings: EngineSettings) -> dict[str, int]:
         "user_timeout": sockets.user_timeout,
         "has_mark": sockets.mark is not None,
         "mark": sockets.mark or 0,
+        "port_reuse": sockets.port_reuse,
     }
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ztunnel_py.clock import Clock
     from ztunnel_py.dataplane.abc import EngineSettings, ListenAddress, Role
+    from ztunnel_py.netns import Netns
 
     class Owner(Protocol):
         """What an engine does for its SOCKS5 listeners."""
@@ -86,15 +87,14 @@ class Socks5:
         where: ListenAddress,
         settings: EngineSettings,
         clock: Clock,
+        netns: Netns | None,
     ) -> None:
         self._owner = owner
         self._workload = workload
         self._settings = settings
         self._clock = clock
         self._clients: set[_Client] = set()
-        self._listener = Listener(
-            where, clock, self._accepted, self._exhausted, orig_src=settings.orig_src
-        )
+        self._listener = Listener(where, clock, self._accepted, self._exhausted, settings, netns)
 
     @property
     def address(self) -> SockAddr:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ztunnel_py.clock import Clock, Timer
-    from ztunnel_py.dataplane.abc import ListenAddress, Role
+    from ztunnel_py.dataplane.abc import EngineSettings, ListenAddress, Role
+    from ztunnel_py.netns import Netns
 
 _BATCH = 64
 _BACK_OFF_S = 0.05
@@ -31,8 +32,8 @@ class Listener:
         clock: Clock,
         on_accept: Callable[[Role, socket.socket, SockAddr], None],
         on_exhausted: Callable[[OSError], None],
-        *,
-        orig_src: bool | None,
+        settings: EngineSettings,
+        netns: Netns | None = None,
     ) -> None:
         self.role = where.role
         self._clock = clock
@@ -40,7 +41,8 @@ class Listener:
         self._on_exhausted = on_exhausted
         self._pause: Timer | None = None
         self._is_serving = False
-        self._sock = sockets.listen(where.address, where.port)
+        orig_src = settings.orig_src
+        self._sock = sockets.listen(where.address, where.port, settings.sockets, netns)
         self.is_transparent = orig_src is not False and sockets.make_transparent(self._sock)
         if orig_src and not self.is_transparent:
             self._sock.close()

@@ -27,6 +27,7 @@ from ztunnel_py.dataplane.abc import (
 from ztunnel_py.dataplane.counters import SlotCounts
 from ztunnel_py.decide.verdict import Action, Epoch, Verdict
 from ztunnel_py.errors import Reason
+from ztunnel_py.netns import Netns
 from ztunnel_py.reference import inbound, outbound, socks5
 from ztunnel_py.reference import sock as sockets
 from ztunnel_py.reference.accept import Listener
@@ -127,7 +128,8 @@ class ReferenceEngine:
     def workload_add(self, spec: WorkloadSpec) -> Mapping[Role, SockAddr]:
         """See the contract."""
         pool = Pool(self.clock, self.settings.pool_max_streams, self.settings.pool_idle_s)
-        local = Local(spec.id, pool)
+        netns = None if spec.netns is None else Netns(spec.netns)
+        local = Local(spec.id, pool, netns)
         try:
             for where in spec.listeners:
                 local.listeners[where.role] = Listener(
@@ -135,7 +137,8 @@ class ReferenceEngine:
                     self.clock,
                     lambda role, sock, src: self._accepted(local, role, sock, src),
                     self._exhausted,
-                    orig_src=self.settings.orig_src,
+                    self.settings,
+                    netns,
                 )
         except BaseException:
             for listener in local.listeners.values():

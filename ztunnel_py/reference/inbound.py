@@ -173,6 +173,7 @@ async def _dial(engine: ReferenceEngine, local: Local, conn: Conn, hop: Hop, rol
             engine.clock,
             settings.connect_timeout_s,
             source,
+            netns=local.netns,
             is_busy=engine.churn.is_busy(conn.src.ip, hop.address),
         )
     except OSError as error:

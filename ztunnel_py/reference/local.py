@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ztunnel_py.dataplane.abc import Role
+    from ztunnel_py.netns import Netns
     from ztunnel_py.reference.accept import Listener
     from ztunnel_py.reference.conn import Conn
     from ztunnel_py.reference.pool import Pool
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 class Local:
     """Everything an engine keeps for one workload; nothing is shared between two of them."""
 
-    def __init__(self, workload: str, pool: Pool) -> None:
+    def __init__(self, workload: str, pool: Pool, netns: Netns | None) -> None:
         self.id = workload
+        self.netns = netns
         self.pool = pool
         self.listeners: dict[Role, Listener] = {}
         self.contexts: TlsContexts | None = None

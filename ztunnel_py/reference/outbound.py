@@ -34,6 +34,8 @@ from ztunnel_py.reference.tls import IdentityMismatchError, Tls
 from ztunnel_py.reference.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    import socket
+
     from ztunnel_py.decide.verdict import Hop, Verdict
     from ztunnel_py.identity.spiffe import Identity
     from ztunnel_py.reference.conn import Conn
@@ -65,20 +67,25 @@ async def serve(engine: ReferenceEngine, local: Local, conn: Conn) -> tuple[Reas
                 conn.opened(verdict, hop, hop.address)
     conn.opened(verdict, hop, hop.address)
     if hop.protocol is HopProtocol.TCP:
-        return await _serve_tcp(engine, conn, hop)
+        return await _serve_tcp(engine, local, conn, hop)
     return await _serve_hbone(engine, local, conn, verdict, hop)
 
 
-async def _serve_tcp(engine: ReferenceEngine, conn: Conn, hop: Hop) -> tuple[Reason, str]:
-    settings = engine.settings
+async def _serve_tcp(
+    engine: ReferenceEngine, local: Local, conn: Conn, hop: Hop
+) -> tuple[Reason, str]:
     try:
-        sock = await sockets.dial(
-            hop.address, settings.sockets, engine.clock, settings.connect_timeout_s
-        )
+        sock = await _dial(engine, local, hop)
     except OSError as error:
         raise EndedError(Reason.IO, os_error_text(error)) from error
     upstream = await SocketIo.attach(sock, engine.scratch)
     return await _relay(engine, conn, upstream)
+
+
+async def _dial(engine: ReferenceEngine, local: Local, hop: Hop) -> socket.socket:
+    settings = engine.settings
+    limit = settings.connect_timeout_s
+    return await sockets.dial(hop.address, settings.sockets, engine.clock, limit, netns=local.netns)
 
 
 async def _serve_hbone(
@@ -204,12 +211,9 @@ def status_text(status: int) -> str:
 
 async def open_tunnel(engine: ReferenceEngine, local: Local, hop: Hop) -> Tunnel:
     """Dials the next hop, and believes it only with one of the expected identities."""
-    settings = engine.settings
     contexts = await engine.contexts(local, Reason.IDENTITY)
     try:
-        sock = await sockets.dial(
-            hop.address, settings.sockets, engine.clock, settings.connect_timeout_s
-        )
+        sock = await _dial(engine, local, hop)
     except OSError as error:
         is_timeout = isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT
         reason = Reason.HBONE_TIMEOUT if is_timeout else Reason.IO

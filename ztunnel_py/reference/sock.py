@@ -15,11 +15,13 @@ import struct
 from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import pause, within
+from ztunnel_py.netns import open_socket
 from ztunnel_py.state.address import SockAddr, canonical, parse_ip
 
 if TYPE_CHECKING:
     from ztunnel_py.clock import Clock
     from ztunnel_py.dataplane.abc import SocketOptions
+    from ztunnel_py.netns import Netns
     from ztunnel_py.state.address import Ip
 
 BACKLOG = 128
@@ -34,16 +36,22 @@ _PORTS_USED_UP_S = 0.1
 _TRIES = 31
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """A bound, listening, non-blocking socket. `::` also takes IPv4.
+def listen(
+    address: str, port: int, options: SocketOptions, netns: Netns | None = None
+) -> socket.socket:
+    """A bound, listening, non-blocking socket in the namespace `netns`. `::` also takes IPv4.
 
     Raises:
         OSError: the port is taken, or the address is not ours; `filename` is the address.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = open_socket(netns, family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if options.mark is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, options.mark)
+        if options.port_reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address, port))
         sock.listen(BACKLOG)
     except OSError as error:
@@ -105,6 +113,7 @@ async def dial(
     timeout_s: float,
     source: SockAddr | None = None,
     *,
+    netns: Netns | None = None,
     is_busy: bool = False,
 ) -> socket.socket:
     """Connects to `target`, from the client's address if `source` is given.
@@ -118,7 +127,7 @@ async def dial(
         TimeoutError: not connected after `timeout_s`; its text is `deadline has elapsed`.
     """
     return await within(
-        clock, timeout_s, _dial_from(target, options, source, clock, is_busy=is_busy)
+        clock, timeout_s, _dial_from(target, options, source, clock, netns, is_busy=is_busy)
     )
 
 
@@ -127,12 +136,13 @@ async def _dial_from(
     options: SocketOptions,
     source: SockAddr | None,
     clock: Clock,
+    netns: Netns | None,
     *,
     is_busy: bool,
 ) -> socket.socket:
     for left in reversed(range(_TRIES)):
         try:
-            sock = await _dial_once(target, options, source, is_busy=is_busy)
+            sock = await _dial_once(target, options, source, netns, is_busy=is_busy)
         except OSError as error:
             if source is None or error.errno != errno.EADDRNOTAVAIL or not left:
                 raise
@@ -146,10 +156,15 @@ async def _dial_from(
 
 
 async def _dial_once(
-    target: SockAddr, options: SocketOptions, source: SockAddr | None, *, is_busy: bool
+    target: SockAddr,
+    options: SocketOptions,
+    source: SockAddr | None,
+    netns: Netns | None,
+    *,
+    is_busy: bool,
 ) -> socket.socket:
     family = socket.AF_INET6 if target.ip.version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = open_socket(netns, family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError):
@@ -157,7 +172,7 @@ async def _dial_once(
         if options.mark is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, options.mark)
         if source is not None and source.ip != target.ip:
-            _bind_as(sock, source.ip, target.ip, is_busy=is_busy)
+            _bind_as(sock, source.ip, target.ip, netns, is_busy=is_busy)
         await asyncio.get_running_loop().sock_connect(sock, (str(target.ip), target.port))
     except BaseException:
         sock.close()
@@ -165,7 +180,9 @@ async def _dial_once(
     return sock
 
 
-def _bind_as(sock: socket.socket, source: Ip, target: Ip, *, is_busy: bool) -> None:
+def _bind_as(
+    sock: socket.socket, source: Ip, target: Ip, netns: Netns | None, *, is_busy: bool
+) -> None:
     """Binds to an address that is not ours, port unchosen. Failure leaves the socket unbound.
 
     The port is chosen at connect, by the full tuple. The application is local, so its connection
@@ -181,15 +198,15 @@ def _bind_as(sock: socket.socket, source: Ip, target: Ip, *, is_busy: bool) -> N
             sock.setsockopt(socket.SOL_IP, _IP_FREEBIND, 1)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            if is_busy and source.version == 4 and _is_local(target):
+            if is_busy and source.version == 4 and _is_local(target, netns):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
         sock.bind((str(source), 0))
 
 
-def _is_local(ip: Ip) -> bool:
-    """The address belongs to this namespace: an ordinary socket can be bound to it."""
+def _is_local(ip: Ip, netns: Netns | None) -> bool:
+    """The address belongs to the namespace: an ordinary socket can be bound to it."""
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    with open_socket(netns, family, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((str(ip), 0))
         except OSError:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets in other network namespaces, made by a short visit of the calling thread.
+
+A socket stays in the namespace that it was made in, so that is all that has to happen there: bind
+and connect can be called from anywhere. Source: spec identity-ops, section B.8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import os
+import socket
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CLONE_NEWNET = 0x40000000
+_HOME = "/proc/thread-self/ns/net"
+
+
+class Netns:
+    """A descriptor of a network namespace, closed when nobody has it any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Duplicates `descriptor`.
+
+        Raises:
+            OSError: it is none.
+        """
+        self._descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def fileno(self) -> int:
+        """The descriptor; ours."""
+        return self._descriptor
+
+
+def open_socket(netns: Netns | None, family: int, kind: int) -> socket.socket:
+    """A socket in the namespace `netns`; None: in ours.
+
+    Raises:
+        OSError: the namespace cannot be entered, or no socket can be made.
+    """
+    if netns is None:
+        return socket.socket(family, kind)
+    with inside(netns):
+        return socket.socket(family, kind)
+
+
+@contextlib.contextmanager
+def inside(netns: Netns) -> Iterator[None]:
+    """The calling thread is in the namespace until the block ends; nothing may wait there.
+
+    A thread that cannot come back ends the program: whatever it did next would be done in a pod.
+
+    Raises:
+        OSError: the namespace cannot be entered.
+    """
+    home = os.open(_HOME, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(netns.fileno())
+        try:
+            yield
+        finally:
+            try:
+                _enter(home)
+            except OSError:
+                os.abort()
+    finally:
+        os.close(home)
+
+
+def _enter(descriptor: int) -> None:
+    if _libc().setns(descriptor, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot enter a network namespace: {os.strerror(number)}")
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
