@@ -36,8 +36,11 @@ class FrameFactory:
     def headers(self, stream: int, headers: Headers, *, end: bool = False) -> bytes:
         """HEADERS, whole."""
         flags = ["END_HEADERS", *(["END_STREAM"] if end else [])]
-        block = self._encoder.encode(headers)
-        return frames.HeadersFrame(stream, block, flags=flags).serialize()
+        return frames.HeadersFrame(stream, self.block(headers), flags=flags).serialize()
+
+    def block(self, headers: Headers) -> bytes:
+        """Headers as HPACK has them."""
+        return self._encoder.encode(headers)
 
     def data(self, stream: int, payload: bytes, *, end: bool = False, padding: int = 0) -> bytes:
         """DATA, of any size."""
