@@ -30,7 +30,10 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "identity": (set(), "identities are vouched for whoever uses them"),
     "proto": (set(), "messages, generated"),
     "rpc": ({"config.model", "config.values"}, "calls know settings, not what is said"),
-    "xds": ({"proto", "state", "identity.spiffe"}, "what is heard becomes state"),
+    "xds": (
+        {"config.model", "proto", "rpc", "state", "identity.spiffe"},
+        "what is heard becomes state",
+    ),
     "dns": ({"state.address"}, "asks for names, whoever wants them"),
     "core": (set(), "C, and the table it is made from"),
     "dataplane": ({"core", "decide", "state", "identity", "reference"}, "asks and answers"),

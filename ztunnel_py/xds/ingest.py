@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes responses into the store, one resource at a time.
+
+Resources come first and removals after them, so a name in both is gone afterwards. A resource that
+is wrong is refused alone. Source: spec state, section 1.5; ztunnel src/xds.rs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ztunnel_py.state.store import PolicyRemoval, ServiceRemoval, WorkloadRemoval
+from ztunnel_py.state.workload import NamespacedHostname
+from ztunnel_py.telemetry.log import logger
+from ztunnel_py.xds import decode, slices, wire
+from ztunnel_py.xds.decode import ResourceError
+from ztunnel_py.xds.session import ADDRESS, AUTHORIZATION, TYPES, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ztunnel_py.state.store import Store, Update
+
+log = logger("ztunnel::xds")
+
+
+class Ingest:
+    """Applies responses to one store.
+
+    Args:
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._now = now
+        self.messages: dict[str, int] = {}
+        """Responses by type."""
+        self.message_bytes: dict[str, int] = {}
+        """Bytes of their resources' payloads."""
+
+    async def take(self, payload: bytes) -> Outcome:
+        """Applies a response, letting others run every few milliseconds.
+
+        Raises:
+            MalformedError: it cannot be read; what could be is applied.
+        """
+        taken = _Taking(self._store, memoryview(payload))
+        await slices.apply(self._store, taken.read_head(), self._now)
+        outcome = taken.outcome
+        type_url = outcome.type_url if outcome.type_url in TYPES else "unknown"
+        if type_url == "unknown":
+            log.error("unknown type", {"type_url": outcome.type_url})
+        _count(self.messages, type_url, 1)
+        await slices.apply(self._store, taken.updates(), self._now)
+        _count(self.message_bytes, type_url, taken.payload_bytes)
+        await slices.apply(self._store, taken.removals(), self._now)
+        return outcome
+
+
+class _Taking:
+    """One response on its way into the store: three walks, each a series of steps."""
+
+    def __init__(self, store: Store, message: memoryview) -> None:
+        self._store = store
+        self._message = message
+        self.outcome = Outcome("", "")
+        self.payload_bytes = 0
+
+    def read_head(self) -> Iterator[None]:
+        """Learns what it is; that may come after the resources."""
+        for number, content in wire.walk(self._message):
+            if number == wire.TYPE_URL:
+                self.outcome.type_url = wire.text(content)
+            elif number == wire.NONCE:
+                self.outcome.nonce = wire.text(content)
+            yield None
+
+    def updates(self) -> Iterator[Update | None]:
+        """What its resources change."""
+        for number, content in wire.walk(self._message):
+            yield self._update(content) if number == wire.RESOURCES else None
+
+    def removals(self) -> Iterator[Update | None]:
+        """What else it takes away."""
+        for number, content in wire.walk(self._message):
+            yield self._removal(wire.text(content)) if number == wire.REMOVED_RESOURCES else None
+
+    def _update(self, content: memoryview) -> Update | None:
+        resource, outcome = wire.resource(content), self.outcome
+        name, payload = resource.name, resource.resource.value
+        self.payload_bytes += len(payload)
+        try:
+            if not resource.HasField("resource"):
+                raise ResourceError("the resource has no payload")
+            update = _decoded(outcome.type_url, name, payload)
+        except ResourceError as error:
+            outcome.accepted.pop(name, None)
+            outcome.rejected[name] = str(error)
+            return None
+        outcome.accepted[name] = resource.version
+        outcome.aliases.update(resource.aliases)
+        return update
+
+    def _removal(self, name: str) -> Update | None:
+        self.outcome.removed.add(name)
+        if self.outcome.type_url == ADDRESS:
+            return _address_removal(self._store, name)
+        return PolicyRemoval(name) if self.outcome.type_url == AUTHORIZATION else None
+
+
+def _decoded(type_url: str, name: str, payload: bytes) -> Update | None:
+    if type_url == ADDRESS:
+        return decode.address(payload)
+    return decode.authorization(name, payload) if type_url == AUTHORIZATION else None
+
+
+def _address_removal(store: Store, name: str) -> Update | None:
+    """A workload's uid goes first; what is none may name a service."""
+    if store.workload(name) is not None:
+        return WorkloadRemoval(name)
+    namespace, slash, hostname = name.partition("/")
+    if "/" in hostname:
+        return None  # the uid of a workload that never was, or is gone already
+    key = NamespacedHostname(namespace, hostname)
+    if not slash or store.service(key) is None:
+        log.warn(f"removal of {name!r}, which is neither a workload nor a service")
+        return None
+    return ServiceRemoval(key)
+
+
+def _count(counts: dict[str, int], type_url: str, by: int) -> None:
+    counts[type_url] = counts.get(type_url, 0) + by
