@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a stream to the control plane open, and the store as the control plane says.
+
+While there is no stream everything known stays in use. A response is taken, and answered, before
+the next one is read; what comes meanwhile waits in the connection's window.
+Source: spec state, sections 1.2, 1.5 and 1.7; ztunnel src/xds/client.rs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import TYPE_CHECKING
+
+from ztunnel_py.clock import pause
+from ztunnel_py.rpc.errors import RootsError, RpcError
+from ztunnel_py.telemetry.log import logger
+from ztunnel_py.xds import backoff, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ztunnel_py.clock import Clock
+    from ztunnel_py.rpc.call import Call
+    from ztunnel_py.rpc.channel import Channel
+    from ztunnel_py.xds.ingest import Ingest
+    from ztunnel_py.xds.session import Session
+
+PATH = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+
+log = logger("ztunnel::xds")
+
+
+class Client:
+    """One session with a control plane.
+
+    Args:
+        channel: makes a new channel, for each stream; may raise RootsError or OpenError.
+    """
+
+    def __init__(
+        self, channel: Callable[[], Channel], session: Session, ingest: Ingest, clock: Clock
+    ) -> None:
+        self._channel = channel
+        self._session = session
+        self._ingest = ingest
+        self._clock = clock
+        self.synced = asyncio.Event()
+        """Set once everything that comes unasked has come; for good."""
+        self.terminations: dict[str, int] = {}
+        """Streams that have ended, or could not be opened, by reason."""
+
+    async def run(self) -> None:
+        """Opens stream after stream, for ever."""
+        backoff_s = backoff.FIRST_S
+        while True:
+            ending = await self._ended()
+            retry = backoff.after(ending, backoff_s)
+            backoff_s = retry.backoff_s
+            self.terminations[retry.reason] = self.terminations.get(retry.reason, 0) + 1
+            _tell(ending, retry)
+            if retry.pause_s:
+                await pause(self._clock, retry.pause_s)
+
+    async def _ended(self) -> Exception | None:
+        """One stream from begin to end; what ended it, if it was an error."""
+        try:
+            await self._stream()
+        except (RpcError, RootsError, wire.MalformedError) as error:
+            return error
+        except Exception as error:  # whatever it is, the next stream may fare better
+            log.error("the stream failed", {"stack": traceback.format_exc()})
+            return error
+        return None
+
+    async def _stream(self) -> None:
+        channel = self._channel()
+        try:
+            async with channel.call(PATH) as call:
+                await self._open(call)
+                while (message := await call.receive()) is not None:
+                    await self._take(call, message)
+        finally:
+            channel.close()
+
+    async def _open(self, call: Call) -> None:
+        for request, versions in self._session.open():
+            log.debug(
+                "sending initial request",
+                {"type_url": request.type_url, "resources": len(versions)},
+            )
+            parts = []
+            for part in wire.request_parts(request, versions):
+                parts.append(part)
+                await asyncio.sleep(0)
+            await call.send(b"".join(parts))
+
+    async def _take(self, call: Call, message: bytes) -> None:
+        outcome = await self._ingest.take(message)
+        answer = self._session.answer(outcome)
+        fields = {"type_url": outcome.type_url, "nonce": outcome.nonce}
+        if answer.HasField("error_detail"):
+            log.error("sending response", {**fields, "error": answer.error_detail.message})
+        else:
+            log.debug("sending response", fields)
+        await call.send(answer.SerializeToString())
+        if self._session.is_ready:
+            self.synced.set()
+
+
+def _tell(ending: Exception | None, retry: backoff.Retry) -> None:
+    match retry.reason:
+        case "Complete":
+            log.warn("XDS client complete")
+        case "Reconnect":
+            log.debug(f"XDS client terminated: {ending}, retrying in {retry.pause_s:g}s")
+        case "ConnectionError":
+            log.warn(f"XDS client connection error: {ending}, retrying in {retry.pause_s:g}s")
+        case _:
+            log.warn(f"XDS client error: {ending}, retrying in {retry.pause_s:g}s")
