@@ -441,7 +441,6 @@ def test_dedicated_mode_with_local_state_and_fake_ca_is_built(tmp_path: Path) ->
     [
         ({"PROXY_MODE": "shared"}, "PROXY_MODE=dedicated"),
         ({"ENABLE_PROXY": "false"}, "ENABLE_PROXY"),
-        ({"XDS_ADDRESS": "istiod:15012"}, 'XDS_ADDRESS=""'),
         ({"FAKE_CA": "false"}, "FAKE_CA=true"),
         ({"CRL_PATH": "/crl"}, "CRL_PATH"),
         ({"COMPLIANCE_POLICY": "pqc"}, "COMPLIANCE_POLICY"),

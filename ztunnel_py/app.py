@@ -25,6 +25,7 @@ from ztunnel_py.dns.resolver import Resolver
 from ztunnel_py.errors import StartError
 from ztunnel_py.identity import fake
 from ztunnel_py.identity.manager import SecretManager
+from ztunnel_py.rpc.server import Server
 from ztunnel_py.state.store import Store
 from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
@@ -33,9 +34,15 @@ from ztunnel_py.telemetry import metrics
 from ztunnel_py.telemetry.access_log import AccessLog, wants_opened
 from ztunnel_py.telemetry.log import Display, logger
 from ztunnel_py.version import BuildInfo
-from ztunnel_py.xds import local
+from ztunnel_py.xds import local, slices
+from ztunnel_py.xds.client import Client
+from ztunnel_py.xds.counts import Counts
+from ztunnel_py.xds.ingest import Ingest
+from ztunnel_py.xds.node import node
+from ztunnel_py.xds.session import Session
 
 if TYPE_CHECKING:
+    from ztunnel_py.clock import Clock
     from ztunnel_py.config import Config
     from ztunnel_py.config_values import Bind
     from ztunnel_py.dataplane.abc import DataPlane
@@ -63,9 +70,9 @@ async def serve(config: Config) -> None:
     await ready.open()
     store = Store(config.node_name or "")
     static = local.load(str(config.local_xds_path or ""), config.local_xds or "")
-    store.apply(static.updates)
-    gc.freeze()  # what was loaded stays: no collection needs to walk it
-    readiness.done("state manager")
+    await slices.apply(store, static.updates)
+    heard = Counts()
+    discovery = _discovery(config, store, heard, clock)
     manager = SecretManager(_authority(config))
 
     plane = open_engine(config.dataplane, clock)
@@ -86,11 +93,22 @@ async def serve(config: Config) -> None:
     )
     await admin.open()
     stats = stats_server(
-        lambda: metrics.render(metrics.families(plane, config.istio_version, names.counts)),
+        lambda: metrics.render(
+            [
+                *metrics.families(plane, config.istio_version),
+                *metrics.discovery(heard),
+                metrics.lookups(names.counts),
+            ]
+        ),
         _addresses(config, config.stats),
     )
     _open_listeners(config, plane, upcalls)
     await stats.open()
+    if discovery is not None:
+        tasks.spawn(discovery.run())
+        await discovery.synced.wait()
+    gc.freeze()  # what was loaded stays: no collection needs to walk it
+    readiness.done("state manager")
     upcalls.start()
     revalidate.start()
     records.start()
@@ -147,6 +165,15 @@ def _authority(config: Config) -> fake.FakeCa:
     log.warn("FAKE_CA=true: certificates come from a development CA that signs for anyone")
     cert, key = config.fake_ca_root_cert, config.fake_ca_root_key
     return fake.FakeCa(fake.root(str(cert or ""), str(key or "")), config.secret_ttl_s)
+
+
+def _discovery(config: Config, store: Store, heard: Counts, clock: Clock) -> Client | None:
+    """The control plane, if there is one; what it says comes on top of the local state."""
+    if config.xds_address is None:
+        return None
+    session = Session(node(config), on_demand=config.xds_on_demand)
+    ingest = Ingest(store, heard)
+    return Client(Server.discovery(config).channel, session, ingest, heard, clock)
 
 
 def _settings(config: Config) -> Settings:

@@ -98,11 +98,6 @@ def refuse_unbuilt(config: Config) -> None:
         )
     if not config.proxy:
         raise ConfigError("ENABLE_PROXY=false leaves nothing to run in this version")
-    if config.xds_address is not None:
-        raise ConfigError(
-            f"XDS_ADDRESS: a control plane ({config.xds_address}) is not available in this "
-            'version; set XDS_ADDRESS=""'
-        )
     if not config.fake_ca:
         raise ConfigError(
             f"CA_ADDRESS: a certificate authority ({config.ca_address}) is not available in this "

@@ -36,7 +36,7 @@ class _IdlePlane:
 
 
 def _server() -> HttpServer:
-    return stats_server(lambda: render(families(_IdlePlane(), "1.99", {})), _LOOPBACK)
+    return stats_server(lambda: render(families(_IdlePlane(), "1.99")), _LOOPBACK)
 
 
 @pytest.mark.spec("ops-106")

@@ -54,7 +54,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "app": (
         {"admin", "config", "dataplane", "decide", "identity", "lifecycle", "state", "telemetry"}
-        | {"dns", "xds"},
+        | {"dns", "rpc", "xds"},
         "wires everything",
     ),
     "__main__": ({"app", "cli", "config", "telemetry"}, "the command"),

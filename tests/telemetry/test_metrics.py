@@ -12,7 +12,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from ztunnel_py.dataplane.counters import SlotCounts
 from ztunnel_py.decide.verdict import TrafficLabels
 from ztunnel_py.errors import Flag
-from ztunnel_py.telemetry.metrics import families, render
+from ztunnel_py.telemetry.metrics import discovery, families, render
+from ztunnel_py.xds.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -67,7 +68,7 @@ class _Plane:
 
 
 def _text(plane: _Plane) -> str:
-    return render(families(plane, "1.99", {}))
+    return render(families(plane, "1.99"))
 
 
 def _parsed(text: str) -> Iterator[Any]:
@@ -184,3 +185,14 @@ def test_help_ends_in_a_full_stop_except_for_the_process() -> None:
         if line.startswith("# HELP") and not line.endswith(".")
     ]
     assert without == ["process_open_fds", "process_max_fds"]
+
+
+def test_what_the_control_plane_sends_is_counted_by_type_and_ending() -> None:
+    counts = Counts({"Complete": 2, "Error": 1}, {"t/a": 3}, {"t/a": 1000})
+
+    text = render(discovery(counts))
+
+    assert 'istio_xds_connection_terminations_total{reason="Complete"} 2' in text
+    assert 'istio_xds_message_total{url="t/a"} 3' in text
+    assert 'istio_xds_message_bytes_total{url="t/a"} 1000' in text
+    assert {family.type for family in _parsed(text)} == {"counter"}

@@ -16,6 +16,7 @@ from ztunnel_py.rpc.server import Server
 from ztunnel_py.state.store import Store
 from ztunnel_py.tasks import Tasks
 from ztunnel_py.xds.client import Client
+from ztunnel_py.xds.counts import Counts
 from ztunnel_py.xds.ingest import Ingest
 from ztunnel_py.xds.node import node
 from ztunnel_py.xds.session import Session
@@ -49,9 +50,11 @@ class Discovery:
     def __init__(self, settings: config.Config) -> None:
         self.clock = HastyClock()
         self.store = Store()
-        self.ingest = Ingest(self.store)
+        self.counts = Counts()
         session = Session(node(settings), on_demand=settings.xds_on_demand)
-        self.client = Client(Server.discovery(settings).channel, session, self.ingest, self.clock)
+        ingest = Ingest(self.store, self.counts)
+        channel = Server.discovery(settings).channel
+        self.client = Client(channel, session, ingest, self.counts, self.clock)
 
     def uids(self) -> set[str]:
         """Workloads that are known."""
@@ -60,8 +63,8 @@ class Discovery:
     async def ended(self, reason: str, times: int = 1) -> None:
         """Returns when so many streams have ended like that."""
         await until(
-            lambda: self.client.terminations.get(reason, 0) >= times,
-            f"{times} times {reason}, not {self.client.terminations}",
+            lambda: self.counts.terminations.get(reason, 0) >= times,
+            f"{times} times {reason}, not {self.counts.terminations}",
         )
 
     async def synced(self) -> None:

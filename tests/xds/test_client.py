@@ -12,7 +12,9 @@ from tests.state.build import at
 from tests.support.istiod.server import Istiod
 from tests.support.wait import settle
 from tests.xds import build
+from ztunnel_py import config
 from ztunnel_py.proto.discovery_pb2 import DeltaDiscoveryRequest
+from ztunnel_py.rpc.server import Server
 from ztunnel_py.xds.session import ADDRESS, AUTHORIZATION
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ async def test_a_stream_that_ends_in_order_is_followed_by_another_at_once(plane:
     stream.end()
     await plane.istiod.stream()
 
-    assert discovery.client.terminations == {"Complete": 1}
+    assert discovery.counts.terminations == {"Complete": 1}
     assert discovery.clock.pauses == []
 
 
@@ -134,7 +136,7 @@ async def test_a_stream_that_fails_is_followed_by_another_after_a_pause(
     stream.end(code, message)
     await plane.istiod.stream()
 
-    assert discovery.client.terminations == {reason: 2}
+    assert discovery.counts.terminations == {reason: 2}
     assert discovery.clock.pauses == pauses
 
 
@@ -214,6 +216,25 @@ async def test_a_refused_first_push_has_to_be_followed_by_an_accepted_one(plane:
 
 
 # --- who asks, and whom
+
+
+@pytest.mark.spec("state-1", "state-2")
+@pytest.mark.parametrize(
+    ("environ", "dialled"),
+    [
+        ({}, "localhost:15012"),
+        ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, "istiod.istio-system.svc:15012"),
+        ({"XDS_ADDRESS": "istiod.x.svc:15012"}, "istiod.x.svc:15012"),
+        ({"XDS_ADDRESS": "https://[::1]:1"}, "[::1]:1"),
+    ],
+)
+def test_istiod_is_dialled_where_it_usually_is_or_is_said_to_be(
+    environ: dict[str, str], dialled: str, tmp_path: Path
+) -> None:
+    address = Server.discovery(config.load(environ, tmp_path)).address
+
+    assert str(address) == f"https://{dialled}"
+    assert dialled.endswith(f":{address.port}")
 
 
 @pytest.mark.spec("state-8", "state-10")

@@ -18,6 +18,7 @@ from ztunnel_py.state.store import Change, Store
 from ztunnel_py.state.workload import NamespacedHostname
 from ztunnel_py.telemetry import log
 from ztunnel_py.xds import slices
+from ztunnel_py.xds.counts import Counts
 from ztunnel_py.xds.ingest import Ingest
 from ztunnel_py.xds.session import ADDRESS, AUTHORIZATION
 from ztunnel_py.xds.wire import MalformedError
@@ -41,7 +42,7 @@ async def take(
 ) -> Outcome:
     """Has a store take a response; by default no time passes meanwhile."""
     message = build.response(*resources, type_url=type_url, removed=removed)
-    return await Ingest(store, now).take(message.SerializeToString())
+    return await Ingest(store, Counts(), now).take(message.SerializeToString())
 
 
 @pytest.fixture
@@ -169,23 +170,23 @@ async def test_what_cannot_be_read_ends_the_response_and_keeps_what_could_be() -
     whole = build.response(build.pod("a", "10.0.0.1")).SerializeToString()
 
     with pytest.raises(MalformedError):
-        await Ingest(store).take(whole + b"\x12\x7f")
+        await Ingest(store, Counts()).take(whole + b"\x12\x7f")
 
     assert store.discovery_epoch <= 1
 
 
 @pytest.mark.spec("ops-109")
 async def test_responses_and_their_payloads_are_counted_by_type() -> None:
-    ingest = Ingest(Store())
+    ingest = Ingest(Store(), counts := Counts())
     pods = [build.pod("a", "10.0.0.1"), build.pod("b", "10.0.0.2")]
 
     await ingest.take(build.response(*pods).SerializeToString())
     await ingest.take(build.response(removed=[A]).SerializeToString())
     await ingest.take(build.response(type_url="t/other").SerializeToString())
 
-    assert ingest.messages == {ADDRESS: 2, "unknown": 1}
+    assert counts.messages == {ADDRESS: 2, "unknown": 1}
     size = sum(len(pod.resource.value) for pod in pods)
-    assert ingest.message_bytes == {ADDRESS: size, "unknown": 0}
+    assert counts.message_bytes == {ADDRESS: size, "unknown": 0}
 
 
 # --- slices

@@ -128,12 +128,12 @@ async def test_changes_arrive_and_nothing_else_does(plane: Plane) -> None:
     plane.istiod.serve = mesh.serve
     discovery = plane.discover()
     await discovery.synced()
-    assert discovery.ingest.messages == {ADDRESS: 1, AUTHORIZATION: 1}
+    assert discovery.counts.messages == {ADDRESS: 1, AUTHORIZATION: 1}
 
     mesh.change(build.pod("b", "10.0.0.2"), removed=[build.uid("a")])
     await until(lambda: discovery.uids() == {build.uid("b")}, "the change")
 
-    assert discovery.ingest.messages == {ADDRESS: 2, AUTHORIZATION: 1}
+    assert discovery.counts.messages == {ADDRESS: 2, AUTHORIZATION: 1}
 
 
 async def test_after_a_break_only_what_changed_meanwhile_comes(plane: Plane) -> None:
@@ -142,7 +142,7 @@ async def test_after_a_break_only_what_changed_meanwhile_comes(plane: Plane) -> 
     plane.istiod.serve = mesh.serve
     discovery = plane.discover()
     await discovery.synced()
-    before = dict(discovery.ingest.message_bytes)
+    before = dict(discovery.counts.message_bytes)
 
     await plane.istiod.stop()
     moved, gone = build.pod("p1", "10.0.1.1", version="v2"), build.uid("p2")
@@ -151,5 +151,5 @@ async def test_after_a_break_only_what_changed_meanwhile_comes(plane: Plane) -> 
     await until(lambda: not discovery.store.policies(), "the policy is gone")
 
     await until(lambda: gone not in discovery.uids(), "the workload is gone")
-    assert discovery.ingest.message_bytes[ADDRESS] == before[ADDRESS] + len(moved.resource.value)
+    assert discovery.counts.message_bytes[ADDRESS] == before[ADDRESS] + len(moved.resource.value)
     assert len(discovery.uids()) == 99

@@ -9,6 +9,7 @@ the form below. Source: spec dataplane, sections 12.1 to 12.3; identity-ops, E.1
     istio_build                  which Istio version this reports itself as
     istio_tcp_*                  traffic by label set
     istio_on_demand_dns          lookups of workloads that have a hostname only
+    istio_xds_*                  what has come from the control plane, and how streams ended
     ztunnel_py_events_total      ours: event counters of the engine by name
 """
 
@@ -46,6 +47,22 @@ class Counters(Protocol):
         """Event counters by name."""
 
 
+class DiscoveryCounts(Protocol):
+    """What has come from the control plane."""
+
+    @property
+    def terminations(self) -> Mapping[str, int]:
+        """Streams that have ended, or could not be opened, by reason."""
+
+    @property
+    def messages(self) -> Mapping[str, int]:
+        """Responses by type."""
+
+    @property
+    def message_bytes(self) -> Mapping[str, int]:
+        """Bytes of their resources' payloads by type."""
+
+
 class Sample(NamedTuple):
     """One line: labels as text between braces, value."""
 
@@ -81,16 +98,13 @@ def labels_text(labels: Mapping[str, str]) -> str:
     return ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
 
 
-def families(
-    counters: Counters, istio_version: str, lookups: Mapping[tuple[str, ...], int]
-) -> Iterator[Family]:
-    """All families in the order of the exposition; `lookups` by the values of `LOOKUP_LABELS`."""
+def families(counters: Counters, istio_version: str) -> Iterator[Family]:
+    """All families in the order of the exposition."""
     yield from _process()
     build = labels_text({"component": "ztunnel", "tag": istio_version})
     yield Family("istio_build", "gauge", "Istio component build info.", [Sample(build, 1)])
     events = counters.events()
     yield from _traffic(counters.slots())
-    yield _lookups(lookups)
     yield _sockets(events)
     yield Family(
         "ztunnel_py_events",
@@ -98,6 +112,26 @@ def families(
         "Events of the data plane by name (unstable).",
         [Sample(labels_text({"event": name}), count) for name, count in sorted(events.items())],
     )
+
+
+def discovery(counts: DiscoveryCounts) -> Iterator[Family]:
+    """Families of the control plane. Source: ztunnel src/xds/metrics.rs."""
+    for name, label, help_, samples in (
+        (
+            "connection_terminations",
+            "reason",
+            "Streams to the control plane that ended (unstable).",
+            counts.terminations,
+        ),
+        ("message", "url", "Messages of the control plane (unstable).", counts.messages),
+        ("message_bytes", "url", "Bytes of their resources (unstable).", counts.message_bytes),
+    ):
+        yield Family(
+            f"istio_xds_{name}",
+            "counter",
+            help_,
+            [Sample(labels_text({label: key}), count) for key, count in samples.items()],
+        )
 
 
 def _process() -> Iterator[Family]:
@@ -136,7 +170,8 @@ def _traffic(slots: Mapping[TrafficLabels, SlotCounts]) -> Iterator[Family]:
         yield Family(f"istio_tcp_{name}", "counter", help_, samples)
 
 
-def _lookups(lookups: Mapping[tuple[str, ...], int]) -> Family:
+def lookups(counts: Mapping[tuple[str, ...], int]) -> Family:
+    """Lookups of hostnames by the values of `LOOKUP_LABELS`."""
     samples = [
         Sample(
             labels_text(
@@ -144,7 +179,7 @@ def _lookups(lookups: Mapping[tuple[str, ...], int]) -> Family:
             ),
             count,
         )
-        for values, count in lookups.items()
+        for values, count in counts.items()
     ]
     help_ = "The total number of requests that used on-demand DNS (unstable)."
     return Family("istio_on_demand_dns", "counter", help_, samples)

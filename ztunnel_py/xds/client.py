@@ -16,6 +16,7 @@ from ztunnel_py.clock import pause
 from ztunnel_py.rpc.errors import RootsError, RpcError
 from ztunnel_py.telemetry.log import logger
 from ztunnel_py.xds import backoff, wire
+from ztunnel_py.xds.counts import add
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ztunnel_py.clock import Clock
     from ztunnel_py.rpc.call import Call
     from ztunnel_py.rpc.channel import Channel
+    from ztunnel_py.xds.counts import Counts
     from ztunnel_py.xds.ingest import Ingest
     from ztunnel_py.xds.session import Session
 
@@ -39,16 +41,20 @@ class Client:
     """
 
     def __init__(
-        self, channel: Callable[[], Channel], session: Session, ingest: Ingest, clock: Clock
+        self,
+        channel: Callable[[], Channel],
+        session: Session,
+        ingest: Ingest,
+        counts: Counts,
+        clock: Clock,
     ) -> None:
         self._channel = channel
         self._session = session
         self._ingest = ingest
+        self._counts = counts
         self._clock = clock
         self.synced = asyncio.Event()
         """Set once everything that comes unasked has come; for good."""
-        self.terminations: dict[str, int] = {}
-        """Streams that have ended, or could not be opened, by reason."""
 
     async def run(self) -> None:
         """Opens stream after stream, for ever."""
@@ -57,7 +63,7 @@ class Client:
             ending = await self._ended()
             retry = backoff.after(ending, backoff_s)
             backoff_s = retry.backoff_s
-            self.terminations[retry.reason] = self.terminations.get(retry.reason, 0) + 1
+            add(self._counts.terminations, retry.reason)
             _tell(ending, retry)
             if retry.pause_s:
                 await pause(self._clock, retry.pause_s)

@@ -14,6 +14,7 @@ from ztunnel_py.state.store import PolicyRemoval, ServiceRemoval, WorkloadRemova
 from ztunnel_py.state.workload import NamespacedHostname
 from ztunnel_py.telemetry.log import logger
 from ztunnel_py.xds import decode, slices, wire
+from ztunnel_py.xds.counts import add
 from ztunnel_py.xds.decode import ResourceError
 from ztunnel_py.xds.session import ADDRESS, AUTHORIZATION, TYPES, Outcome
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ztunnel_py.state.store import Store, Update
+    from ztunnel_py.xds.counts import Counts
 
 log = logger("ztunnel::xds")
 
@@ -32,13 +34,12 @@ class Ingest:
         now: seconds of a monotonic clock.
     """
 
-    def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: Store, counts: Counts, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
+        self._counts = counts
         self._now = now
-        self.messages: dict[str, int] = {}
-        """Responses by type."""
-        self.message_bytes: dict[str, int] = {}
-        """Bytes of their resources' payloads."""
 
     async def take(self, payload: bytes) -> Outcome:
         """Applies a response, letting others run every few milliseconds.
@@ -49,12 +50,12 @@ class Ingest:
         taken = _Taking(self._store, memoryview(payload))
         await slices.apply(self._store, taken.read_head(), self._now)
         outcome = taken.outcome
-        type_url = outcome.type_url if outcome.type_url in TYPES else "unknown"
-        if type_url == "unknown":
+        url = outcome.type_url if outcome.type_url in TYPES else "unknown"
+        if url == "unknown":
             log.error("unknown type", {"type_url": outcome.type_url})
-        _count(self.messages, type_url, 1)
+        add(self._counts.messages, url)
         await slices.apply(self._store, taken.updates(), self._now)
-        _count(self.message_bytes, type_url, taken.payload_bytes)
+        add(self._counts.message_bytes, url, taken.payload_bytes)
         await slices.apply(self._store, taken.removals(), self._now)
         return outcome
 
@@ -128,7 +129,3 @@ def _address_removal(store: Store, name: str) -> Update | None:
         log.warn(f"removal of {name!r}, which is neither a workload nor a service")
         return None
     return ServiceRemoval(key)
-
-
-def _count(counts: dict[str, int], type_url: str, by: int) -> None:
-    counts[type_url] = counts.get(type_url, 0) + by
