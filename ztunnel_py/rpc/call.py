@@ -27,6 +27,8 @@ MOST_BYTES = 200 << 20
 """Of one received message."""
 _HEAD = 5
 """Bytes before each message: a flag (1 is compressed) and the length."""
+_PIECE = 1 << 20
+"""What is read of a message at once."""
 _OK = "200"
 _HTTP_STATUS = {
     "400": Status.INTERNAL,
@@ -69,6 +71,11 @@ class Call:
             OpenError: the call ended before it was answered.
             RpcError: it ended with another status than OK, or broke.
         """
+        message = await self.receive_large()
+        return None if message is None else bytes(message)
+
+    async def receive_large(self) -> bytearray | None:
+        """As `receive`, for messages so large that to copy one would stall everything else."""
         if not self._is_answered:
             await self._receive_headers()
         head = await self._read(_HEAD)
@@ -81,7 +88,7 @@ class Call:
         if length > MOST_BYTES:
             message = f"a message of {length} bytes; the limit is {MOST_BYTES}"
             raise RpcError(Status.OUT_OF_RANGE, message)
-        return await self._read(length)
+        return await self._message(length)
 
     def close(self) -> None:
         """Ends the call, whatever its state."""
@@ -105,6 +112,16 @@ class Call:
         if "grpc-status" in headers:
             _raise_for_status(headers, OpenError)
         self._is_answered = True
+
+    async def _message(self, length: int) -> bytearray:
+        """A message, put together piece by piece."""
+        message = bytearray()
+        while left := length - len(message):
+            piece = await self._read(min(left, _PIECE))
+            if not piece:
+                raise RpcError(Status.INTERNAL, "ended within a message")
+            message += piece
+        return message
 
     async def _read(self, size: int) -> bytes:
         with self._errors(), self._waits:

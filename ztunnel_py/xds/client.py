@@ -84,8 +84,8 @@ class Client:
         try:
             async with channel.call(PATH) as call:
                 await self._open(call)
-                while (message := await call.receive()) is not None:
-                    await self._take(call, message)
+                while await self._take(call):
+                    pass
         finally:
             channel.close()
 
@@ -101,7 +101,11 @@ class Client:
                 await asyncio.sleep(0)
             await call.send(b"".join(parts))
 
-    async def _take(self, call: Call, message: bytes) -> None:
+    async def _take(self, call: Call) -> bool:
+        """Takes one response; false if there are no more."""
+        message = await call.receive_large()
+        if message is None:
+            return False
         outcome = await self._ingest.take(message)
         answer = self._session.answer(outcome)
         fields = {"type_url": outcome.type_url, "nonce": outcome.nonce}
@@ -112,6 +116,7 @@ class Client:
         await call.send(answer.SerializeToString())
         if self._session.is_ready:
             self.synced.set()
+        return True
 
 
 def _tell(ending: Exception | None, retry: backoff.Retry) -> None:

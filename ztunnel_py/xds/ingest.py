@@ -41,7 +41,7 @@ class Ingest:
         self._counts = counts
         self._now = now
 
-    async def take(self, payload: bytes) -> Outcome:
+    async def take(self, payload: bytes | bytearray) -> Outcome:
         """Applies a response, letting others run every few milliseconds.
 
         Raises:
