@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _ISTIOD = Identity("cluster.local", "istio-system", "istiod")
-_UNBOUNDED = [("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
 
 
 @dataclass
@@ -36,12 +35,14 @@ class Istiod:
         metadata: what requests must carry.
         serve: has the conversation of each stream; without, tests take streams from `stream`.
         port: where it listens on loopback; 0 for any.
+        most_received: bytes of the largest request; istiod's limit unless it is told otherwise.
     """
 
     names: tuple[str, ...] = ("localhost",)
     metadata: Mapping[str, str] = field(default_factory=dict)
     serve: Callable[[Stream], Awaitable[None]] | None = None
     port: int = 0
+    most_received: int = 4 << 20
     authority: Authority = field(default_factory=Authority)
     broken_rules: list[str] = field(default_factory=list)
     """What clients did wrong."""
@@ -75,7 +76,12 @@ class Istiod:
         leaf = Leaf([x509.DNSName(name) for name in self.names])
         certificate = self.authority.issue(_ISTIOD, leaf)
         pair = (certificate.key_pem, certificate.chain_pem)
-        self.server = grpc.aio.server(options=_UNBOUNDED)
+        options = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", self.most_received),
+            ("grpc.so_reuseport", 0),
+        ]
+        self.server = grpc.aio.server(options=options)
         handler = grpc.stream_stream_rpc_method_handler(
             self._converse,
             request_deserializer=DeltaDiscoveryRequest.FromString,
