@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "yaml_tree": (set(), "YAML as plain values"),
     "state": ({"identity.spiffe"}, "facts know no one who uses them"),
     "decide": ({"state", "identity.spiffe"}, "a verdict follows from facts alone"),
-    "identity": (set(), "identities are vouched for whoever uses them"),
+    "identity": ({"proto", "rpc"}, "identities are vouched for whoever uses them"),
     "proto": (set(), "messages, generated"),
     "rpc": ({"config.model", "config.values"}, "calls know settings, not what is said"),
     "xds": (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ztunnel_py.identity.spiffe import Identity
 
     Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+    PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 _HOUR = datetime.timedelta(hours=1)
 _DAY = datetime.timedelta(days=1)
@@ -56,15 +57,15 @@ class Authority:
         self._key: Key = ec.generate_private_key(ec.SECP256R1())
         self.pem = _pem(self._ca(self._subject, self._key, self._subject, self._key, is_expired))
         self.roots_pem = self.pem
-        self._above: list[bytes] = []
-        """Intermediates between a leaf and the root."""
+        self.intermediates: list[bytes] = []
+        """PEM of what lies between a leaf and the root."""
 
     def intermediate(self, name: str, *, is_expired: bool = False) -> Authority:
         """An authority certified by this one."""
         below = Authority(name)
         below.pem = _pem(self._ca(below._subject, below._key, self._subject, self._key, is_expired))
         below.roots_pem = self.roots_pem
-        below._above = [below.pem, *self._above]
+        below.intermediates = [below.pem, *self.intermediates]
         return below
 
     def issue(self, identity: Identity, leaf: Leaf | None = None) -> WorkloadCertificate:
@@ -81,7 +82,21 @@ class Authority:
         """A certificate of a key, with the chain up to the root, which is left out."""
         now = _now()
         ends = now - _HOUR if leaf.is_expired else now + _HOUR
-        builder = self._builder(x509.Name([]), self._subject, key, now - _DAY, ends)
+        return WorkloadCertificate(
+            identity=identity,
+            chain_pem=self.certify(key.public_key(), leaf, now - _DAY, ends)
+            + b"".join(self.intermediates),
+            key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            roots_pem=self.roots_pem,
+            not_before=(now - _DAY).timestamp(),
+            not_after=ends.timestamp(),
+        )
+
+    def certify(
+        self, key: PublicKey, leaf: Leaf, begins: datetime.datetime, ends: datetime.datetime
+    ) -> bytes:
+        """A leaf for a public key, in PEM."""
+        builder = self._builder(x509.Name([]), self._subject, key, begins, ends)
         builder = builder.add_extension(x509.BasicConstraints(leaf.is_ca, None), critical=True)
         builder = builder.add_extension(_key_usage(signs=leaf.signs), critical=True)
         if leaf.usages is not None:
@@ -90,21 +105,14 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(leaf.names), critical=True)
         if leaf.more is not None:
             builder = builder.add_extension(leaf.more, critical=True)
-        return WorkloadCertificate(
-            identity=identity,
-            chain_pem=_pem(builder.sign(self._key, hashes.SHA256())) + b"".join(self._above),
-            key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-            roots_pem=self.roots_pem,
-            not_before=(now - _DAY).timestamp(),
-            not_after=ends.timestamp(),
-        )
+        return _pem(builder.sign(self._key, hashes.SHA256()))
 
     def _ca(
         self, subject: x509.Name, key: Key, issuer: x509.Name, signing: Key, is_expired: bool
     ) -> x509.Certificate:
         now = _now()
         ends = now - _HOUR if is_expired else now + _DAY
-        builder = self._builder(subject, issuer, key, now - 2 * _DAY, ends)
+        builder = self._builder(subject, issuer, key.public_key(), now - 2 * _DAY, ends)
         builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
         return builder.sign(signing, hashes.SHA256())
 
@@ -112,13 +120,13 @@ class Authority:
     def _builder(
         subject: x509.Name,
         issuer: x509.Name,
-        key: Key,
+        key: PublicKey,
         begins: datetime.datetime,
         ends: datetime.datetime,
     ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder(issuer_name=issuer, subject_name=subject)
-            .public_key(key.public_key())
+            .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(begins)
             .not_valid_after(ends)

@@ -74,6 +74,8 @@ class Channel:
         self._dialling = asyncio.Lock()
         self._connection: Connection | None = None
         self._failure: OpenError | None = None
+        self._n_calls = 0
+        self._is_retired = False
 
     @contextlib.asynccontextmanager
     async def call(self, path: str) -> AsyncIterator[Call]:
@@ -82,6 +84,19 @@ class Channel:
         Raises:
             OpenError: there are no headers for it, or no connection.
         """
+        self._n_calls += 1
+        try:
+            call = await self._opened(path)
+            try:
+                yield call
+            finally:
+                call.close()
+        finally:
+            self._n_calls -= 1
+            if self._is_retired:
+                self.retire()
+
+    async def _opened(self, path: str) -> Call:
         own = self._headers()  # first: without a token nothing is sent
         connection = await self._connected()
         standard = [
@@ -93,11 +108,7 @@ class Channel:
             ("content-type", "application/grpc"),
             ("user-agent", "ztunnel-py"),
         ]
-        call = await calls.opened(connection, [*standard, *own])
-        try:
-            yield call
-        finally:
-            call.close()
+        return await calls.opened(connection, [*standard, *own])
 
     async def unary(self, path: str, request: bytes, limit_s: float) -> bytes:
         """The one answer to a request.
@@ -121,6 +132,12 @@ class Channel:
         if self._connection is not None:
             self._connection.processor.close("the channel was closed")
             self._connection = None
+
+    def retire(self) -> None:
+        """Closes as soon as no call is open; there must be no new ones."""
+        self._is_retired = True
+        if self._n_calls == 0:
+            self.close()
 
     async def _connected(self) -> Connection:
         """The connection, dialled once however many wait for it."""
