@@ -68,8 +68,8 @@ async def measure(engine: str, count: int) -> dict[str, float]:
     port = plane.workload_add(spec)[Role.OUTBOUND].port
     store = Store("")
     store.apply(local.load("", state(port, application.getsockname()[1])).updates)
-    manager = SecretManager(fake.FakeCa(fake.root(), TTL_S))
-    certificates = Certificates(plane, manager, clock, tasks)
+    manager = SecretManager(fake.FakeCa(fake.root(), TTL_S), clock, tasks)
+    certificates = Certificates(plane, manager)
     names = OnDemandDns(Resolver)
     upcalls = Upcalls(plane, store, Settings(), certificates, names, clock, tasks)
     upcalls.serve(WORKLOAD, WorkloadInfo("client", local_state.NAMESPACE, "client"))
@@ -78,7 +78,7 @@ async def measure(engine: str, count: int) -> dict[str, float]:
     try:
         times = [await one(plane, application, port) for _ in range(WARM_UP + count)][WARM_UP:]
     finally:
-        certificates.stop()
+        manager.stop()
         upcalls.stop()
         await plane.stop()
         await tasks.stop()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -139,8 +140,8 @@ class Mind:
     ) -> None:
         self.plane, self.clock, self.store = ScriptedPlane(), FakeClock(), Store()
         self.authority, self.tasks = Authority(certify), Tasks()
-        manager = SecretManager(self.authority)
-        self.certificates = Certificates(self.plane, manager, self.clock, self.tasks)  # type: ignore[arg-type]
+        self.manager = SecretManager(self.authority, self.clock, self.tasks)
+        self.certificates = Certificates(self.plane, self.manager)  # type: ignore[arg-type]
         self.dns = Dns()
         self.names = OnDemandDns(lambda: self.dns)
         self.upcalls = Upcalls(
@@ -171,7 +172,7 @@ async def mind(certify: Callable[[Identity], WorkloadCertificate]) -> AsyncItera
     """An empty mind; its tasks end with the test."""
     mind = Mind(certify)
     yield mind
-    mind.certificates.stop()
+    mind.manager.stop()
     await mind.tasks.stop()
 
 
@@ -329,15 +330,19 @@ async def test_a_turn_takes_a_bounded_number_of_questions(mind: Mind) -> None:
     assert len(mind.plane.asked) == 1
 
 
-async def test_a_certificate_is_renewed_at_half_its_life(mind: Mind) -> None:
+async def test_renewed_certificate_is_given_to_the_engine(
+    mind: Mind, certify: Callable[[Identity], WorkloadCertificate]
+) -> None:
     mind.load()
     await mind.answer(TO_B)
-    assert mind.clock.pending == 1
+    mind.authority.certify = lambda identity: dataclasses.replace(
+        certify(identity), not_after=certify(identity).not_after + 3600
+    )
 
-    mind.clock.advance(3600)
-    await until(lambda: mind.clock.pending == 1, "the next renewal")
+    mind.clock.advance(1800)
+    await until(lambda: len(mind.plane.identities) == 2, "the next certificate")
 
-    assert mind.authority.calls >= 1
+    assert len(set(mind.plane.identities)) == 1
 
 
 # --- workloads that have a hostname only

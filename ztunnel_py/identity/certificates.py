@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import base64
+import datetime
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import datetime
-
     from ztunnel_py.identity.spiffe import Identity
 
 
@@ -58,6 +57,11 @@ def views(pem: bytes) -> list[CertificateView]:
         )
         for certificate in (x509.load_pem_x509_certificates(pem) if pem.strip() else [])
     ]
+
+
+def rfc3339(seconds: float) -> str:
+    """Unix seconds as dumps and logs show times."""
+    return _rfc3339(datetime.datetime.fromtimestamp(seconds, datetime.UTC))
 
 
 def _rfc3339(moment: datetime.datetime) -> str:

@@ -1,31 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps one certificate per identity: fetched once however many ask, renewed at half its life.
 
-Renewal is driven by the askers. Whoever asks when half of a life has passed fetches anew while
-the others go on with the old one, which stays in use until it expires if the authority fails.
-Source: spec identity-ops, section A.4.
+An identity is *initializing* until its first fetch has ended; who asks meanwhile waits. Then it is
+*available*, or *unavailable* with the last error, and whoever asks is answered at once. Only
+timers fetch again: at half of a certificate's life, and some time after a failure. A certificate
+whose renewal fails serves on until it expires.
+
+A few fetches run at once, the most urgent first. Wall-clock steps move nothing: the time of day
+is read once, at the start. Source: spec identity-ops, section A.4; ztunnel src/identity/manager.rs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import heapq
+import itertools
+import random
 import time
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from ztunnel_py.identity.backoff import Backoff
 from ztunnel_py.identity.ca import IdentityError
+from ztunnel_py.identity.certificates import rfc3339
+from ztunnel_py.telemetry.log import Display, logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ztunnel_py.clock import Clock, Timer
     from ztunnel_py.identity.ca import CertificateAuthority
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
+    from ztunnel_py.tasks import Tasks
 
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 150.0
+    Listener = Callable[[WorkloadCertificate], None]
+
 _FETCHES_AT_ONCE = 8
+_FORGOTTEN = "the identity is no longer needed"
+_OVERDUE = 0.75
+"""Of a certificate's life: when a renewal that was due at half of it deserves a warning."""
+
+log = logger("ztunnel::identity::manager")
 
 
 class CertificateState(enum.Enum):
@@ -36,96 +54,246 @@ class CertificateState(enum.Enum):
     UNAVAILABLE = "Unavailable"
 
 
+class Priority(enum.IntEnum):
+    """How urgent a fetch is."""
+
+    BACKGROUND = 0
+    """A renewal, or another try."""
+    WARM_UP = 1
+    """Somebody is going to need it."""
+    REAL_TIME = 2
+    """A connection waits."""
+
+
 class CertificateStatus(NamedTuple):
-    """One identity, for the dump."""
+    """One identity, for dump and metrics."""
 
     identity: Identity
     state: CertificateState
     certificate: WorkloadCertificate | None
     error: str
+    n_failures: int = 0
+    """Fetches that have failed since the identity is known."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """The first fetch has ended, or nobody needs it any more."""
     certificate: WorkloadCertificate | None = None
     error: str = ""
-    retry_at: float = 0.0
-    retry_s: float = _FIRST_RETRY_S
-    fetching: asyncio.Future[None] | None = None
+    n_failures: int = 0
+    backoff: Backoff | None = None
+    queued: Priority | None = None
+    timer: Timer | None = None
+    is_overdue: bool = False
+    """The certificate's renewal has been complained about."""
 
 
 class SecretManager:
     """The certificates of this process's workloads."""
 
     def __init__(
-        self, authority: CertificateAuthority, now: Callable[[], float] = time.time
+        self,
+        authority: CertificateAuthority,
+        clock: Clock,
+        tasks: Tasks,
+        wall: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
     ) -> None:
-        """Certificates from `authority`; `now` tells Unix seconds."""
+        """Certificates from `authority`; `wall` tells Unix seconds, `draw` a number from 0 to 1."""
         self._authority = authority
-        self._now = now
+        self._clock = clock
+        self._tasks = tasks
+        self._draw = draw
+        self._epoch = wall() - clock.now()
         self._entries: dict[Identity, _Entry] = {}
-        self._slots = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        self._queue: list[tuple[int, int, Identity, _Entry]] = []
+        self._order = itertools.count()
+        self._fetching: set[Identity] = set()
+        self._listeners: list[Listener] = []
 
-    async def get(self, identity: Identity) -> WorkloadCertificate:
+    def now(self) -> float:
+        """Unix seconds, as of this process's start and its monotonic clock."""
+        return self._epoch + self._clock.now()
+
+    def follow(self, listener: Listener) -> None:
+        """Calls `listener` with every new certificate."""
+        self._listeners.append(listener)
+
+    async def get(
+        self, identity: Identity, priority: Priority = Priority.REAL_TIME
+    ) -> WorkloadCertificate:
         """The certificate of `identity`, waiting for its first fetch.
 
         Raises:
-            IdentityError: there is none; also at once while a failure is not due for a retry.
+            IdentityError: there is none, or the identity was forgotten meanwhile.
         """
-        entry = self._entries.setdefault(identity, _Entry())
-        while True:
-            current = self._usable(entry)
-            if entry.fetching is None and self._is_due(entry):
-                await self._fetch(identity, entry)
-            elif current is None and entry.fetching is not None:
-                # Shielded: one waiter that gives up must not end the fetch of the others.
-                await asyncio.shield(entry.fetching)
-            elif current is not None:
-                return current
-            else:
-                raise IdentityError(entry.error)
+        entry = self._entries.get(identity)
+        if entry is None:
+            entry = self._entries[identity] = _Entry()
+        if not entry.settled.is_set():
+            self._enqueue(identity, entry, priority)
+            await entry.settled.wait()
+        if entry.certificate is None:
+            raise IdentityError(entry.error)
+        if not self._is_valid(entry.certificate):
+            raise IdentityError(f"the certificate expired {_expiry(entry.certificate)}")
+        return entry.certificate
+
+    def renew(self, identity: Identity) -> None:
+        """Fetches anew, soon, for the authority knows that it has something new."""
+        entry = self._entries.get(identity)
+        if entry is not None:
+            self._enqueue(identity, entry, Priority.BACKGROUND)
+
+    def forget(self, identity: Identity) -> None:
+        """Drops a certificate that no workload needs any more; who waits for it is told so."""
+        entry = self._entries.pop(identity, None)
+        if entry is not None:
+            self._cancel(entry)
+            entry.certificate, entry.error = None, _FORGOTTEN
+            entry.settled.set()
 
     def statuses(self) -> list[CertificateStatus]:
         """All identities, by name."""
         return [
-            CertificateStatus(identity, _state(entry), entry.certificate, entry.error)
+            CertificateStatus(
+                identity, _state(entry), entry.certificate, entry.error, entry.n_failures
+            )
             for identity, entry in sorted(self._entries.items(), key=lambda item: str(item[0]))
         ]
 
-    def forget(self, identity: Identity) -> None:
-        """Drop a certificate that no workload needs any more."""
-        self._entries.pop(identity, None)
+    def stop(self) -> None:
+        """Renews nothing any more."""
+        for entry in self._entries.values():
+            self._cancel(entry)
 
-    def _usable(self, entry: _Entry) -> WorkloadCertificate | None:
-        certificate = entry.certificate
-        return certificate if certificate and self._now() < certificate.not_after else None
+    # --- what is fetched next
 
-    def _is_due(self, entry: _Entry) -> bool:
-        now = self._now()
-        is_old = entry.certificate is None or now >= entry.certificate.refresh_at
-        return is_old and now >= entry.retry_at
+    def _enqueue(self, identity: Identity, entry: _Entry, priority: Priority) -> None:
+        """Queues a fetch, or moves it forward; not if it is on its way."""
+        if identity in self._fetching:
+            return
+        if entry.queued is None or entry.queued < priority:
+            self._cancel(entry)
+            entry.queued = priority
+            heapq.heappush(self._queue, (-priority, next(self._order), identity, entry))
+            self._pump()
 
-    async def _fetch(self, identity: Identity, entry: _Entry) -> None:
-        """Ask the authority once; a failure is noted in the entry, with the time of a retry."""
-        entry.fetching = asyncio.get_running_loop().create_future()
+    def _pump(self) -> None:
+        while self._queue and len(self._fetching) < _FETCHES_AT_ONCE:
+            urgency, _, identity, entry = heapq.heappop(self._queue)
+            # What was moved forward or forgotten is still in the queue as it was.
+            if entry.queued == -urgency and self._entries.get(identity) is entry:
+                entry.queued = None
+                self._fetching.add(identity)
+                self._tasks.spawn(self._fetch(identity))
+
+    def _schedule(self, identity: Identity, entry: _Entry, at: float) -> None:
+        self._cancel(entry)
+        entry.timer = self._clock.call_later(
+            max(at - self.now(), 0),
+            lambda: self._enqueue(identity, entry, Priority.BACKGROUND),
+        )
+
+    @staticmethod
+    def _cancel(entry: _Entry) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+
+    # --- what comes of it
+
+    async def _fetch(self, identity: Identity) -> None:
+        """Asks the authority once; an identity forgotten meanwhile gets nothing."""
         try:
-            async with self._slots:
-                entry.certificate = await self._authority.issue(identity)
-            entry.error, entry.retry_s = "", _FIRST_RETRY_S
-            # A certificate that arrives half expired must not be asked for in a tight loop.
-            entry.retry_at = self._now() + _FIRST_RETRY_S
+            certificate = await self._authority.issue(identity)
+            if not self._is_valid(certificate):
+                raise IdentityError(
+                    f"the authority's certificate expired {_expiry(certificate)}; "
+                    "does this node's clock agree with the authority's?"
+                )
+            self._succeeded(identity, certificate)
         except IdentityError as error:
-            entry.error = str(error)
-            entry.retry_at = self._now() + entry.retry_s
-            entry.retry_s = min(entry.retry_s * 2, _LAST_RETRY_S)
-            if self._usable(entry) is None:
-                entry.certificate = None
+            self._failed(identity, str(error))
+        except Exception as error:  # what fails in any other way is tried again as well
+            log.error("a fetch failed", {"stack": "".join(traceback.format_exception(error))})
+            self._failed(identity, f"internal error: {error!r}")
         finally:
-            entry.fetching.set_result(None)
-            entry.fetching = None
+            self._fetching.discard(identity)
+            self._pump()
+
+    def _succeeded(self, identity: Identity, certificate: WorkloadCertificate) -> None:
+        entry = self._entries.get(identity)
+        if entry is None:
+            return
+        if entry.error:
+            log.info("certificate fetched after failures", {"id": Display(identity)})
+        is_new = certificate != entry.certificate
+        entry.certificate, entry.error, entry.is_overdue = certificate, "", False
+        if certificate.refresh_at > self.now():
+            entry.backoff = None
+            self._schedule(identity, entry, certificate.refresh_at)
+        else:  # it came half expired, as from a file: it is not asked for in a tight loop
+            self._schedule(identity, entry, self._retry_at(entry))
+        entry.settled.set()
+        if is_new:
+            for listener in self._listeners:
+                listener(certificate)
+
+    def _failed(self, identity: Identity, error: str) -> None:
+        entry = self._entries.get(identity)
+        if entry is None:
+            return
+        retry_at = self._retry_at(entry)
+        if entry.certificate is not None and not self._is_valid(entry.certificate):
+            entry.certificate = None
+            entry.error = ""  # that the certificate is gone is news
+        self._complain(identity, entry, error)
+        entry.error = error
+        entry.n_failures += 1
+        entry.settled.set()
+        self._schedule(identity, entry, retry_at)
+
+    def _complain(self, identity: Identity, entry: _Entry, error: str) -> None:
+        """Logs each error once, and once for each certificate that its renewal is overdue."""
+        fields = {"id": Display(identity), "error": Display(error)}
+        certificate = entry.certificate
+        if error != entry.error:
+            if certificate is None:
+                log.warn("certificate fetch failed and there is no valid one", fields)
+            else:
+                fields["valid_until"] = Display(rfc3339(certificate.not_after))
+                log.warn("certificate renewal failed; the present one stays in use", fields)
+        if certificate is not None and not entry.is_overdue and self._age(certificate) >= _OVERDUE:
+            entry.is_overdue = True
+            log.warn(f"certificate renewal is overdue; it expires {_expiry(certificate)}", fields)
+
+    def _retry_at(self, entry: _Entry) -> float:
+        """When to try again; at the latest when the certificate expires."""
+        now = self.now()
+        if entry.backoff is None:
+            entry.backoff = Backoff(now, self._draw)
+        retry_at = now + entry.backoff.delay(now)
+        if entry.certificate is not None and self._is_valid(entry.certificate):
+            return min(retry_at, entry.certificate.not_after)
+        return retry_at
+
+    def _is_valid(self, certificate: WorkloadCertificate) -> bool:
+        return self.now() < certificate.not_after
+
+    def _age(self, certificate: WorkloadCertificate) -> float:
+        """How much of its life has passed, from 0 to 1."""
+        life = certificate.not_after - certificate.not_before
+        return (self.now() - certificate.not_before) / life if life > 0 else 1.0
 
 
 def _state(entry: _Entry) -> CertificateState:
     if entry.certificate is not None:
         return CertificateState.AVAILABLE
-    return CertificateState.UNAVAILABLE if entry.error else CertificateState.INITIALIZING
+    return CertificateState.UNAVAILABLE if entry.settled.is_set() else CertificateState.INITIALIZING
+
+
+def _expiry(certificate: WorkloadCertificate) -> str:
+    return f"at {rfc3339(certificate.not_after)}"
