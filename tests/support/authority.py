@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ztunnel_py.identity.certificates import WorkloadCertificate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ztunnel_py.identity.spiffe import Identity
 
@@ -37,6 +37,9 @@ class Leaf:
     names: Sequence[x509.GeneralName] = ()
     usages: Sequence[x509.ObjectIdentifier] | None = BOTH
     is_expired: bool = False
+    is_early: bool = False
+    """Not valid before tomorrow."""
+    ends_in: datetime.timedelta | None = None
     is_ca: bool = False
     signs: bool = True
     """Its key usage allows digital signatures."""
@@ -78,17 +81,50 @@ class Authority:
         key = rsa.generate_private_key(65537, bits)
         return self.sign(identity, uris(str(identity)), key)
 
+    def crl(
+        self,
+        *revoked: WorkloadCertificate | Authority,
+        is_expired: bool = False,
+        signer: Authority | None = None,
+        more: Iterable[int] = (),
+        extension: x509.ExtensionType | None = None,
+        is_weak: bool = False,
+    ) -> bytes:
+        """A revocation list, DER.
+
+        Args:
+            revoked: whose first certificate it lists.
+            is_expired: its next update was due an hour ago.
+            signer: whose key it is signed with, if not this one's.
+            more: further serial numbers.
+            extension: a critical one.
+            is_weak: its signature is.
+        """
+        now = _now()
+        ends = now - _HOUR if is_expired else now + _DAY
+        serials = [*(serial(one) for one in revoked), *more]
+        entries = [x509.RevokedCertificateBuilder(one, now - _HOUR).build() for one in serials]
+        builder = x509.CertificateRevocationListBuilder(
+            self._subject, now - _DAY, ends, revoked_certificates=entries
+        )
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=True)
+        digest = hashes.SHA224() if is_weak else hashes.SHA256()
+        signed = builder.sign((signer or self)._key, digest)
+        return signed.public_bytes(Encoding.DER)
+
     def sign(self, identity: Identity, leaf: Leaf, key: Key) -> WorkloadCertificate:
         """A certificate of a key, with the chain up to the root, which is left out."""
         now = _now()
-        ends = now - _HOUR if leaf.is_expired else now + _HOUR
+        begins = now + _DAY if leaf.is_early else now - _DAY
+        ends = now - _HOUR if leaf.is_expired else now + (leaf.ends_in or 2 * _DAY)
         return WorkloadCertificate(
             identity=identity,
-            chain_pem=self.certify(key.public_key(), leaf, now - _DAY, ends)
+            chain_pem=self.certify(key.public_key(), leaf, begins, ends)
             + b"".join(self.intermediates),
             key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             roots_pem=self.roots_pem,
-            not_before=(now - _DAY).timestamp(),
+            not_before=begins.timestamp(),
             not_after=ends.timestamp(),
         )
 
@@ -140,6 +176,17 @@ def forged(certificate: WorkloadCertificate) -> WorkloadCertificate:
     der[-1] ^= 1
     broken = x509.load_der_x509_certificate(bytes(der))
     return replace(certificate, chain_pem=_pem(broken))
+
+
+def serial(of: WorkloadCertificate | Authority) -> int:
+    """The serial number of a certificate."""
+    pem = of.pem if isinstance(of, Authority) else of.chain_pem
+    return x509.load_pem_x509_certificates(pem)[0].serial_number
+
+
+def crl_pem(*lists: bytes) -> bytes:
+    """Revocation lists as one PEM text."""
+    return b"".join(x509.load_der_x509_crl(one).public_bytes(Encoding.PEM) for one in lists)
 
 
 def _now() -> datetime.datetime:
