@@ -172,6 +172,7 @@ class Config:
             pool_max_streams=self.pool_max_streams,
             pool_idle_s=self.pool_idle_s,
             tls12=self.tls12,
+            post_quantum=self.compliance_policy == "pqc",
             orig_src=self.orig_src,
             workers=self.workers,
             flows_per_workload=FLOWS_PER_WORKLOAD,

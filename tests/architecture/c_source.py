@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 CORE = Path(__file__).parents[2] / "ztunnel_py" / "core"
-BINDING = {"module", "convert"}
+BINDING = {"extension", "module", "convert"}
 """Files that know Python."""
 
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)

@@ -135,7 +135,7 @@ async def test_client_of_another_trust_domain_is_refused_though_our_root_signed(
 
     record = await serving.denied()
     assert record.reason is Reason.TLS_HANDSHAKE
-    assert "trust domain" in record.detail
+    assert "expected trustdomain (cluster.local)" in record.detail
     assert not serving.flows
 
 

@@ -24,6 +24,8 @@ struct certificate_traits {
     const char *usage; /* extended key usage, NULL: server and client */
     long from_s, to_s; /* validity relative to now; both 0: a day either way */
     bool is_rsa;
+    bool is_between;       /* an authority that `issuer` certified */
+    const char *key_usage; /* of an authority; NULL: certificates and lists */
 };
 
 static inline void certificate_extend(X509 *certificate, X509 *issuer, int nid, const char *value) {
@@ -38,7 +40,8 @@ static inline void certificate_extend(X509 *certificate, X509 *issuer, int nid, 
 static inline struct certified certify(const struct certified *issuer,
                                        const struct certificate_traits *traits) {
     static long serial = 1;
-    const bool is_authority = issuer == NULL;
+    const bool is_root = issuer == NULL;
+    const bool is_authority = is_root || traits->is_between;
     struct certified made = {
         .key = traits->is_rsa ? EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)2048)
                               : EVP_PKEY_Q_keygen(NULL, NULL, "EC", "P-256"),
@@ -46,30 +49,32 @@ static inline struct certified certify(const struct certified *issuer,
     };
     X509 *const it = made.certificate;
     CHECK(made.key != NULL && it != NULL);
-    X509 *const above = is_authority ? it : issuer->certificate;
+    X509 *const above = is_root ? it : issuer->certificate;
     const bool is_usual = traits->from_s == 0 && traits->to_s == 0;
     CHECK(X509_set_version(it, 2) == 1 && X509_set_pubkey(it, made.key) == 1);
     CHECK(ASN1_INTEGER_set(X509_get_serialNumber(it), serial++) == 1);
     CHECK(X509_gmtime_adj(X509_getm_notBefore(it), is_usual ? -DAY_S : traits->from_s) != NULL);
     CHECK(X509_gmtime_adj(X509_getm_notAfter(it), is_usual ? DAY_S : traits->to_s) != NULL);
+    const char *const name = is_root ? "root" : is_authority ? "between" : "leaf";
     CHECK(X509_NAME_add_entry_by_txt(X509_get_subject_name(it), "O", MBSTRING_ASC,
-                                     (const unsigned char *)(is_authority ? "root" : "leaf"), -1,
-                                     -1, 0) == 1);
+                                     (const unsigned char *)name, -1, -1, 0) == 1);
     CHECK(X509_set_issuer_name(it, X509_get_subject_name(above)) == 1);
     certificate_extend(it, above, NID_basic_constraints,
                        is_authority ? "critical,CA:TRUE" : "critical,CA:FALSE");
+    const char *const authoritys =
+        traits->key_usage != NULL ? traits->key_usage : "critical,keyCertSign,cRLSign";
     certificate_extend(it, above, NID_key_usage,
-                       is_authority ? "critical,keyCertSign,cRLSign" : "critical,digitalSignature");
+                       is_authority ? authoritys : "critical,digitalSignature");
     if (!is_authority) {
         certificate_extend(it, above, NID_ext_key_usage,
                            traits->usage != NULL ? traits->usage : "serverAuth,clientAuth");
     }
     if (traits->uri != NULL) {
-        char name[256];
-        (void)snprintf(name, sizeof(name), "URI:%s", traits->uri);
-        certificate_extend(it, above, NID_subject_alt_name, name);
+        char uri[256];
+        (void)snprintf(uri, sizeof(uri), "URI:%s", traits->uri);
+        certificate_extend(it, above, NID_subject_alt_name, uri);
     }
-    CHECK(X509_sign(it, is_authority ? made.key : issuer->key, EVP_sha256()) > 0);
+    CHECK(X509_sign(it, is_root ? made.key : issuer->key, EVP_sha256()) > 0);
     return made;
 }
 
@@ -108,18 +113,43 @@ static inline struct text certificate_key_pem(const struct certified *certified)
     return certificate_text(bio);
 }
 
+/* A revocation list (DER) of `issuer` that lists one certificate, if any; signed by `signer`. Its
+ * next update was due yesterday. */
+static inline struct text certificate_crl(const struct certified *issuer,
+                                          const struct certified *revoked,
+                                          const struct certified *signer) {
+    X509_CRL *const crl = X509_CRL_new();
+    ASN1_TIME *const time = X509_gmtime_adj(NULL, -DAY_S);
+    CHECK(crl != NULL && X509_CRL_set_version(crl, 1) == 1);
+    CHECK(X509_CRL_set_issuer_name(crl, X509_get_subject_name(issuer->certificate)) == 1);
+    CHECK(X509_CRL_set1_lastUpdate(crl, time) == 1 && X509_CRL_set1_nextUpdate(crl, time) == 1);
+    if (revoked != NULL) {
+        X509_REVOKED *const entry = X509_REVOKED_new();
+        CHECK(X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(revoked->certificate)));
+        CHECK(X509_REVOKED_set_revocationDate(entry, time) == 1);
+        CHECK(X509_CRL_add0_revoked(crl, entry) == 1);
+    }
+    CHECK(X509_CRL_sort(crl) == 1 && X509_CRL_sign(crl, signer->key, EVP_sha256()) > 0);
+    ASN1_TIME_free(time);
+    BIO *const bio = BIO_new(BIO_s_mem());
+    CHECK(bio != NULL && i2d_X509_CRL_bio(bio, crl) == 1);
+    X509_CRL_free(crl);
+    return certificate_text(bio);
+}
+
 static inline void certificate_text_free(struct text text) {
     free((void *)(uintptr_t)text.bytes);
 }
 
 /* An identity from a leaf and the root that it trusts. */
 static inline struct ident *certificate_ident(struct mem *of, const struct certified *leaf,
-                                              const struct certified *root, bool tls12) {
+                                              const struct certified *root,
+                                              const struct ident_rules *rules) {
     const struct text chain = certificate_pem(leaf);
     const struct text key = certificate_key_pem(leaf);
     const struct text roots = certificate_pem(root);
     char error[IDENT_ERROR_SIZE] = "";
-    struct ident *const ident = ident_create(of, chain, key, roots, tls12, error, sizeof(error));
+    struct ident *const ident = ident_create(of, chain, key, roots, rules, error, sizeof(error));
     certificate_text_free(chain);
     certificate_text_free(key);
     certificate_text_free(roots);

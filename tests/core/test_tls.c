@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tests of tls.c and ident.c: two sides in memory, and sides that are not ours. */
+/* Tests of tls.c and ident_check.c: two sides in memory, and sides that are not ours. */
 #include "tls.h"
 
 #include "certificates.h"
@@ -8,6 +8,9 @@
 #define SERVER_ID "spiffe://td/ns/b/sa/server"
 #define BLOCK ((size_t)4096)
 
+static const struct ident_rules PLAIN = {0};
+static const struct ident_rules WITH_TLS12 = {.tls12 = true};
+static const struct ident_rules QUANTUM = {.post_quantum = true};
 static struct mem mem;
 static struct stock stock = {.block_size = BLOCK};
 static struct certified root, client_leaf, server_leaf;
@@ -22,8 +25,9 @@ static void make_certificates(void) {
 }
 
 static void open_side(struct tls *tls, const struct certified *leaf,
-                      const struct certified *trusted, bool is_client, bool tls12) {
-    struct ident *const ident = certificate_ident(&mem, leaf, trusted, tls12);
+                      const struct certified *trusted, bool is_client,
+                      const struct ident_rules *rules) {
+    struct ident *const ident = certificate_ident(&mem, leaf, trusted, rules);
     CHECK(ident != NULL);
     CHECK(tls_open(tls, &mem, &stock, ident, is_client, accepted, ARRAY_LEN(accepted)));
     ident_unref(ident);
@@ -31,8 +35,8 @@ static void open_side(struct tls *tls, const struct certified *leaf,
 
 static void set_up(void) {
     make_certificates();
-    open_side(&client, &client_leaf, &root, true, false);
-    open_side(&server, &server_leaf, &root, false, false);
+    open_side(&client, &client_leaf, &root, true, &PLAIN);
+    open_side(&server, &server_leaf, &root, false, &PLAIN);
 }
 
 static void tear_down(void) {
@@ -213,8 +217,8 @@ TEST(an_expired_root_is_believed) {
     struct certified old =
         certify(NULL, &(struct certificate_traits){.from_s = -10 * DAY_S, .to_s = -DAY_S});
     struct certified leaf = certify_id(&old, SERVER_ID);
-    open_side(&client, &client_leaf, &old, true, false);
-    open_side(&server, &leaf, &root, false, false);
+    open_side(&client, &client_leaf, &old, true, &PLAIN);
+    open_side(&server, &leaf, &root, false, &PLAIN);
 
     const struct outcome outcome = shake();
 
@@ -247,8 +251,8 @@ static void server_refuses(const char *why) {
 TEST(a_server_that_is_somebody_else_is_refused) {
     make_certificates();
     struct certified other = certify_id(&root, "spiffe://td/ns/b/sa/other");
-    open_side(&client, &client_leaf, &root, true, false);
-    open_side(&server, &other, &root, false, false);
+    open_side(&client, &client_leaf, &root, true, &PLAIN);
+    open_side(&server, &other, &root, false, &PLAIN);
 
     const struct outcome outcome = shake();
 
@@ -263,8 +267,8 @@ TEST(a_server_that_is_somebody_else_is_refused) {
 TEST(a_server_without_an_identity_is_refused) {
     make_certificates();
     struct certified other = certify(&root, &(struct certificate_traits){0});
-    open_side(&client, &client_leaf, &root, true, false);
-    open_side(&server, &other, &root, false, false);
+    open_side(&client, &client_leaf, &root, true, &PLAIN);
+    open_side(&server, &other, &root, false, &PLAIN);
 
     client_refuses("got none");
 
@@ -276,8 +280,8 @@ TEST(a_server_of_another_root_is_refused) {
     make_certificates();
     struct certified stranger = certify(NULL, &(struct certificate_traits){0});
     struct certified other = certify_id(&stranger, SERVER_ID);
-    open_side(&client, &client_leaf, &root, true, false);
-    open_side(&server, &other, &root, false, false);
+    open_side(&client, &client_leaf, &root, true, &PLAIN);
+    open_side(&server, &other, &root, false, &PLAIN);
 
     client_refuses("invalid peer certificate");
 
@@ -289,10 +293,10 @@ TEST(a_server_of_another_root_is_refused) {
 TEST(a_client_of_another_trust_domain_is_refused) {
     make_certificates();
     struct certified other = certify_id(&root, "spiffe://elsewhere/ns/a/sa/client");
-    open_side(&client, &other, &root, true, false);
-    open_side(&server, &server_leaf, &root, false, false);
+    open_side(&client, &other, &root, true, &PLAIN);
+    open_side(&server, &server_leaf, &root, false, &PLAIN);
 
-    server_refuses("the client's trust domain is not td");
+    server_refuses("expected trustdomain (td), got spiffe://elsewhere");
 
     certified_free(&other);
     tear_down();
@@ -301,8 +305,8 @@ TEST(a_client_of_another_trust_domain_is_refused) {
 TEST(a_client_without_an_identity_is_refused) {
     make_certificates();
     struct certified other = certify(&root, &(struct certificate_traits){.uri = "https://a/b"});
-    open_side(&client, &other, &root, true, false);
-    open_side(&server, &server_leaf, &root, false, false);
+    open_side(&client, &other, &root, true, &PLAIN);
+    open_side(&server, &server_leaf, &root, false, &PLAIN);
 
     server_refuses("the client certificate has no SPIFFE identity");
 
@@ -315,8 +319,8 @@ TEST(an_expired_leaf_is_refused) {
     struct certified old = certify(
         &root,
         &(struct certificate_traits){.uri = CLIENT_ID, .from_s = -2 * DAY_S, .to_s = -DAY_S});
-    open_side(&client, &old, &root, true, false);
-    open_side(&server, &server_leaf, &root, false, false);
+    open_side(&client, &old, &root, true, &PLAIN);
+    open_side(&server, &server_leaf, &root, false, &PLAIN);
 
     server_refuses("certificate has expired");
 
@@ -328,8 +332,8 @@ TEST(a_leaf_that_is_not_valid_yet_is_refused) {
     make_certificates();
     struct certified early = certify(
         &root, &(struct certificate_traits){.uri = SERVER_ID, .from_s = DAY_S, .to_s = 2 * DAY_S});
-    open_side(&client, &client_leaf, &root, true, false);
-    open_side(&server, &early, &root, false, false);
+    open_side(&client, &client_leaf, &root, true, &PLAIN);
+    open_side(&server, &early, &root, false, &PLAIN);
 
     client_refuses("not yet valid");
 
@@ -341,8 +345,8 @@ TEST(a_server_with_the_usage_of_a_client_is_refused) {
     make_certificates();
     struct certified other =
         certify(&root, &(struct certificate_traits){.uri = SERVER_ID, .usage = "clientAuth"});
-    open_side(&client, &client_leaf, &root, true, false);
-    open_side(&server, &other, &root, false, false);
+    open_side(&client, &client_leaf, &root, true, &PLAIN);
+    open_side(&server, &other, &root, false, &PLAIN);
 
     client_refuses("invalid peer certificate");
 
@@ -354,8 +358,8 @@ TEST(a_client_with_the_usage_of_a_server_is_refused) {
     make_certificates();
     struct certified other =
         certify(&root, &(struct certificate_traits){.uri = CLIENT_ID, .usage = "serverAuth"});
-    open_side(&client, &other, &root, true, false);
-    open_side(&server, &server_leaf, &root, false, false);
+    open_side(&client, &other, &root, true, &PLAIN);
+    open_side(&server, &server_leaf, &root, false, &PLAIN);
 
     server_refuses("invalid peer certificate");
 
@@ -380,8 +384,8 @@ static void reopen_client(void) {
 
 TEST(a_client_without_a_certificate_is_refused) {
     make_certificates();
-    open_side(&server, &server_leaf, &root, false, false);
-    open_side(&client, &client_leaf, &root, true, false);
+    open_side(&server, &server_leaf, &root, false, &PLAIN);
+    open_side(&client, &client_leaf, &root, true, &PLAIN);
     SSL_CTX *const bare = SSL_CTX_new(TLS_client_method());
     SSL_CTX *const own = client.ident->client;
     client.ident->client = bare;
@@ -455,8 +459,8 @@ TEST(a_client_that_knows_tls12_only_is_refused) {
 
 TEST(tls12_is_spoken_where_it_is_allowed) {
     make_certificates();
-    open_side(&client, &client_leaf, &root, true, true);
-    open_side(&server, &server_leaf, &root, false, true);
+    open_side(&client, &client_leaf, &root, true, &WITH_TLS12);
+    open_side(&server, &server_leaf, &root, false, &WITH_TLS12);
     CHECK(SSL_CTX_set_max_proto_version(client.ident->client, TLS1_2_VERSION) == 1);
     reopen_client();
 
@@ -478,55 +482,45 @@ TEST(no_session_is_resumed) {
     tear_down();
 }
 
-/* --- certificates that cannot be used --- */
-
-static void refused(struct text chain, struct text key, struct text roots, const char *why) {
-    char error[IDENT_ERROR_SIZE] = "";
-    CHECK(ident_create(&mem, chain, key, roots, false, error, sizeof(error)) == NULL);
-    if (strstr(error, why) == NULL) {
-        CHECK_STR_EQ(error, why);
-    }
-    CHECK_INT_EQ(mem.live[MEM_IDENTITY], 0);
-    CHECK_INT_EQ(mem.live[MEM_OTHER], 0);
-    CHECK_INT_EQ(ERR_peek_error(), 0);
+/* What both sides agreed on, if they are `ours` and a client is `theirs`. */
+static struct outcome shake_as(const struct ident_rules *ours, const struct ident_rules *theirs) {
+    make_certificates();
+    open_side(&client, &client_leaf, &root, true, theirs);
+    open_side(&server, &server_leaf, &root, false, ours);
+    return shake();
 }
 
-TEST(what_is_no_certificate_is_told) {
-    make_certificates();
-    const struct text chain = certificate_pem(&client_leaf);
-    const struct text key = certificate_key_pem(&client_leaf);
-    const struct text other = certificate_key_pem(&server_leaf);
-    const struct text roots = certificate_pem(&root);
-    const struct text cut = {chain.bytes, chain.len / 2};
-    const struct text none = {"", 0};
+static const char *agreed_group(void) {
+    return SSL_group_to_name(server.ssl, (int)SSL_get_negotiated_group(server.ssl));
+}
 
-    refused(none, key, roots, "the certificate chain cannot be parsed");
-    refused(cut, key, roots, "the certificate chain cannot be parsed");
-    refused(chain, none, roots, "the private key cannot be parsed");
-    refused(chain, key, text_of("no root"), "the root certificates cannot be parsed");
-    refused(chain, other, roots, "the TLS library refuses the certificate");
+TEST(keys_are_exchanged_by_x25519_unless_told_otherwise) {
+    CHECK(shake_as(&PLAIN, &PLAIN).server == TLS_DONE);
 
-    certificate_text_free(chain);
-    certificate_text_free(key);
-    certificate_text_free(other);
-    certificate_text_free(roots);
+    CHECK_STR_EQ(agreed_group(), "x25519");
+    CHECK(ident_problem(false) == NULL);
     tear_down();
 }
 
-TEST(trust_domains_are_those_of_whole_spiffe_ids) {
-    static const char *const NONE[] = {"",
-                                       "spiffe://td",
-                                       "spiffe://td/ns/a/sa",
-                                       "spiffe://td/ns/a/sa/b/c",
-                                       "spiffe://td/xx/a/sa/b",
-                                       "https://td/ns/a/sa/b",
-                                       "Spiffe://td/ns/a/sa/b"};
-    for (size_t i = 0; i < ARRAY_LEN(NONE); i++) {
-        CHECK(ident_trust_domain(text_of(NONE[i])).bytes == NULL);
+TEST(post_quantum_is_that_or_nothing) {
+    if (ident_problem(true) != NULL) {
+        CHECK(strstr(ident_problem(true), "from 3.5 on") != NULL);
+        make_certificates();
+        CHECK(certificate_ident(&mem, &server_leaf, &root, &QUANTUM) == NULL);
+        tear_down();
+        return;
     }
 
-    CHECK(text_equal(ident_trust_domain(text_of(CLIENT_ID)), text_of("td")));
-    CHECK(ident_trust_domain((struct text){"spiffe://td/ns/a/sa/b\0", 23}).bytes == NULL);
+    CHECK(shake_as(&QUANTUM, &QUANTUM).server == TLS_DONE);
+    CHECK_STR_EQ(agreed_group(), "X25519MLKEM768");
+    tear_down();
+    CHECK(shake_as(&QUANTUM, &PLAIN).server == TLS_DONE); /* who knows it too is asked again */
+    SSL_CTX_set1_groups_list(client.ident->client, "X25519:P-256");
+    reopen_client();
+    tls_close(&server);
+    open_side(&server, &server_leaf, &root, false, &QUANTUM);
+    CHECK(shake().server == TLS_FAILED);
+    tear_down();
 }
 
 /* --- memory --- */
@@ -538,8 +532,8 @@ TEST(every_allocation_of_a_handshake_may_fail) {
     while (!is_done) {
         make_certificates();
         mem_fail_at(++n);
-        struct ident *const one = certificate_ident(&mem, &client_leaf, &root, false);
-        struct ident *const two = certificate_ident(&mem, &server_leaf, &root, false);
+        struct ident *const one = certificate_ident(&mem, &client_leaf, &root, &PLAIN);
+        struct ident *const two = certificate_ident(&mem, &server_leaf, &root, &PLAIN);
         const bool is_open =
             one != NULL && two != NULL &&
             tls_open(&client, &mem, &stock, one, true, accepted, ARRAY_LEN(accepted)) &&

@@ -85,6 +85,7 @@ class Core:
 
         Raises:
             OSError: it cannot start.
+            ValueError: the TLS library cannot do what is asked for.
         """
 
     @property
@@ -127,6 +128,18 @@ class Core:
         """
 
     def identity_drop(self, workload: int, /) -> None: ...
+
+    # --- revocation
+
+    def revocations_load(self, lists: tuple[bytes, ...], /) -> None:
+        """Reads lists, DER, for the next call below; in any thread.
+
+        Raises:
+            ValueError: one cannot be read.
+        """
+
+    def revocations_apply(self) -> int:
+        """Returns how many tunnels it ended."""
 
     # --- questions
 

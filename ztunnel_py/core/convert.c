@@ -104,6 +104,30 @@ int convert_numbers(PyObject *from, void *to) {
     return Py_CLEANUP_SUPPORTED;
 }
 
+int convert_texts(PyObject *from, void *to) {
+    struct convert_texts *texts = to;
+    if (!PyTuple_Check(from)) {
+        PyErr_SetString(PyExc_TypeError, "a tuple of bytes is expected");
+        return 0;
+    }
+    size_t n = (size_t)PyTuple_GET_SIZE(from);
+    *texts = (struct convert_texts){PyMem_New(struct text, n), n};
+    if (texts->items == NULL) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        char *bytes = NULL;
+        Py_ssize_t len = 0;
+        if (PyBytes_AsStringAndSize(PyTuple_GET_ITEM(from, (Py_ssize_t)i), &bytes, &len) != 0) {
+            PyMem_Free(texts->items);
+            return 0;
+        }
+        texts->items[i] = (struct text){bytes, (size_t)len};
+    }
+    return 1;
+}
+
 /* One member of struct core_config. */
 struct field {
     const char *name;
@@ -138,6 +162,7 @@ static const struct field FIELDS[] = {
     FIELD(questions_per_workload),
     FIELD(flow_idle_ns),
     FIELD(tls12),
+    FIELD(post_quantum),
     FIELD(orig_src),
     FIELD(keepalive),
     FIELD(keepalive_time_s),

@@ -38,6 +38,14 @@ struct convert_numbers {
 
 int convert_numbers(PyObject *from, void *to);
 
+/* A tuple of bytes, whose items they stay. */
+struct convert_texts {
+    struct text *items; /* to be freed with PyMem_Free */
+    size_t n;
+};
+
+int convert_texts(PyObject *from, void *to);
+
 /* A dict with exactly the fields of struct core_config, as ints. */
 int convert_config(PyObject *from, void *to);
 

@@ -68,6 +68,10 @@ static void stop_workers(struct core *core) {
     core->n_workers = 0;
 }
 
+const char *core_problem(const struct core_config *config) {
+    return ident_problem(config->post_quantum);
+}
+
 struct core *core_start(const struct core_config *config) {
     struct core *const core = calloc(1, sizeof(*core));
     if (core == NULL || config->n_workers == 0 || config->n_workers > CORE_WORKERS_MAX ||
@@ -80,6 +84,7 @@ struct core *core_start(const struct core_config *config) {
     (void)mallopt(M_MMAP_THRESHOLD, MMAP_AT);
     core->config = *config;
     core->idle_fd = -1;
+    revocation_init(&core->revocation, &core->mem);
     atomic_init(&core->report_opened, config->report_opened);
     released_init(&core->released);
     stats_init(&core->stats, &core->mem);
@@ -142,6 +147,7 @@ void core_free(struct core *core) {
     while (verdict_drain_released(&core->released, tags, ARRAY_LEN(tags)) > 0) {
         /* whoever did not take them does not want them */
     }
+    revocation_clear(&core->revocation);
     mem_free(&core->mem, MEM_CORE, core->workers);
     mem_free(&core->mem, MEM_CORE, core->workloads);
     if (core->idle_fd >= 0) {
@@ -400,8 +406,13 @@ void core_adopt(struct core *core, uint32_t id, int fd, const struct addr *src,
 bool core_identity_set(struct core *core, uint32_t id, struct text chain, struct text key,
                        struct text roots, char *error, size_t error_size) {
     struct workload *const workload = find(core, id);
+    const struct ident_rules rules = {
+        .tls12 = core->config.tls12,
+        .post_quantum = core->config.post_quantum,
+        .revocation = &core->revocation,
+    };
     struct ident *const ident =
-        ident_create(&core->mem, chain, key, roots, core->config.tls12, error, error_size);
+        ident_create(&core->mem, chain, key, roots, &rules, error, error_size);
     if (ident == NULL) {
         return false;
     }
@@ -418,6 +429,22 @@ void core_identity_drop(struct core *core, uint32_t id) {
     if (workload != NULL) {
         workload_set_ident(workload, NULL);
     }
+}
+
+bool core_revocations_load(struct core *core, const struct text *lists, size_t n, char *error,
+                           size_t error_size) {
+    return revocation_load(&core->revocation, lists, n, error, error_size);
+}
+
+static void end_revoked(struct worker *worker, void *argument) {
+    *(size_t *)argument += tunnel_end_revoked(worker);
+}
+
+size_t core_revocations_apply(struct core *core) {
+    size_t n = 0;
+    revocation_apply(&core->revocation);
+    core_call(core, end_revoked, &n);
+    return n;
 }
 
 /* --- questions --- */

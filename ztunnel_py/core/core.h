@@ -44,7 +44,8 @@ struct core_config {
     uint32_t questions_per_workload;
     uint64_t flow_idle_ns;
     bool tls12;
-    int8_t orig_src; /* keep client addresses: -1 try, 1 require, 0 never */
+    bool post_quantum; /* key exchange by X25519MLKEM768 only */
+    int8_t orig_src;   /* keep client addresses: -1 try, 1 require, 0 never */
     bool keepalive;
     uint32_t keepalive_time_s;
     uint32_t keepalive_interval_s;
@@ -67,6 +68,9 @@ struct core_listen {
 };
 
 /* --- life */
+
+/* What stands in the way of this configuration's TLS, or NULL. */
+const char *core_problem(const struct core_config *config);
 
 /* Starts the workers. NULL with errno set. */
 struct core *core_start(const struct core_config *config);
@@ -115,6 +119,15 @@ void core_adopt(struct core *core, uint32_t workload, int fd, const struct addr 
 bool core_identity_set(struct core *core, uint32_t workload, struct text chain, struct text key,
                        struct text roots, char *error, size_t error_size);
 void core_identity_drop(struct core *core, uint32_t workload);
+
+/* Reads revocation lists, each DER, that take the place of all others with the next call below.
+ * False if one cannot be read, `error` says why. Any thread. */
+bool core_revocations_load(struct core *core, const struct text *lists, size_t n, char *error,
+                           size_t error_size);
+
+/* Uses them for new handshakes, and ends tunnels whose other side they revoke, with all that these
+ * carry (REASON_CERT_REVOKED). Returns how many tunnels. [sync] */
+size_t core_revocations_apply(struct core *core);
 
 /* --- questions */
 

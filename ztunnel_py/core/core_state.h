@@ -3,6 +3,7 @@
 #ifndef ZT_CORE_STATE_H
 #define ZT_CORE_STATE_H
 
+#include "revocation.h"
 #include "workload.h"
 #include "worker.h"
 
@@ -18,6 +19,7 @@ struct core {
     size_t n_workers; /* that run */
     int idle_fd;
     _Atomic bool is_idle_wanted; /* somebody looks at `idle_fd` */
+    struct revocation revocation;
     struct workload **workloads; /* one reference each; the decider's thread only */
     size_t n_workloads, workloads_size;
     _Atomic uint64_t next_id; /* of connections and tunnels */

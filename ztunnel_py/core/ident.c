@@ -4,17 +4,25 @@
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
+#include <openssl/provider.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
 
 #define MAX_INTERMEDIATES 6
-#define NAMES_SHOWN 300
+#define SECURITY_LEVEL 2 /* no SHA-1, no RSA below 2048 bits */
 
 static const char TLS13_SUITES[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
 static const char TLS12_CIPHERS[] =
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-AES128-GCM-SHA256";
-static const char GROUPS[] = "X25519:P-256:P-384";
+static const char SIGNATURES[] =
+    "ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ecdsa_secp521r1_sha512:ed25519:"
+    "rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512:"
+    "rsa_pkcs1_sha256:rsa_pkcs1_sha384:rsa_pkcs1_sha512";
+/* The first that the library knows all of: OpenSSL 3.5, older ones, FIPS providers. */
+static const char *const GROUPS[] = {"X25519:P-256:P-384:X25519MLKEM768", "X25519:P-256:P-384",
+                                     "P-256:P-384"};
+static const char POST_QUANTUM_GROUP[] = "X25519MLKEM768";
 static const unsigned char ALPN[] = {2, 'h', '2'};
 /* Certificates of a few hundred bytes do not get shorter, but slower (OpenSSL 3.2 and later). */
 #ifdef SSL_OP_NO_TX_CERTIFICATE_COMPRESSION
@@ -23,227 +31,6 @@ static const unsigned char ALPN[] = {2, 'h', '2'};
 #else
 #define PLAIN_CERTIFICATES 0
 #endif
-static const char SPIFFE[] = "spiffe://";
-
-/* --- SPIFFE ids --- */
-
-/* Splits what is left of `rest` at its first slash. */
-static struct text next_part(struct text *rest) {
-    const char *const slash = rest->len == 0 ? NULL : memchr(rest->bytes, '/', rest->len);
-    const size_t len = slash == NULL ? rest->len : (size_t)(slash - rest->bytes);
-    const struct text part = {rest->bytes, len};
-    const size_t used = slash == NULL ? len : len + 1;
-    rest->bytes += used;
-    rest->len -= used;
-    return part;
-}
-
-struct text ident_trust_domain(struct text spiffe) {
-    const size_t prefix = sizeof(SPIFFE) - 1;
-    const struct text none = {NULL, 0};
-    if (spiffe.len < prefix || memcmp(spiffe.bytes, SPIFFE, prefix) != 0 ||
-        memchr(spiffe.bytes, '\0', spiffe.len) != NULL) {
-        return none;
-    }
-    struct text rest = {spiffe.bytes + prefix, spiffe.len - prefix};
-    size_t slashes = 0;
-    for (size_t i = 0; i < rest.len; i++) {
-        slashes += rest.bytes[i] == '/';
-    }
-    const struct text domain = next_part(&rest);
-    const struct text ns = next_part(&rest);
-    (void)next_part(&rest); /* any namespace */
-    const struct text sa = next_part(&rest);
-    if (slashes != 4 || !text_equal(ns, text_of("ns")) || !text_equal(sa, text_of("sa"))) {
-        return none;
-    }
-    return (struct text){domain.len > 0 ? domain.bytes : "", domain.len};
-}
-
-/* Calls `visit` for each SPIFFE id of a certificate, until it returns true. -1 if the extension
- * cannot be parsed, else whether a visit returned true. */
-static int visit_ids(X509 *certificate, bool (*visit)(struct text id, void *of), void *of) {
-    int critical = -1;
-    GENERAL_NAMES *const names =
-        X509_get_ext_d2i(certificate, NID_subject_alt_name, &critical, NULL);
-    if (names == NULL) {
-        return critical == -1 ? 0 : -1;
-    }
-    bool is_done = false;
-    for (int i = 0; i < sk_GENERAL_NAME_num(names) && !is_done; i++) {
-        const GENERAL_NAME *const name = sk_GENERAL_NAME_value(names, i);
-        if (name->type != GEN_URI) {
-            continue;
-        }
-        const ASN1_IA5STRING *const uri = name->d.uniformResourceIdentifier;
-        const struct text id = {(const char *)ASN1_STRING_get0_data(uri),
-                                (size_t)ASN1_STRING_length(uri)};
-        if (ident_trust_domain(id).bytes != NULL) {
-            is_done = visit(id, of);
-        }
-    }
-    GENERAL_NAMES_free(names);
-    return is_done;
-}
-
-/* --- who is accepted --- */
-
-struct found {
-    struct ident_check *check;
-    char shown[NAMES_SHOWN]; /* ids met so far, for the message */
-    size_t shown_len;
-    bool is_domain_ours; /* one of them has our trust domain */
-};
-
-static void show(struct found *found, struct text id) {
-    const int n = snprintf(found->shown + found->shown_len, sizeof(found->shown) - found->shown_len,
-                           "%s%.*s", found->shown_len > 0 ? ", " : "", (int)id.len, id.bytes);
-    if (n > 0 && (size_t)n < sizeof(found->shown) - found->shown_len) {
-        found->shown_len += (size_t)n;
-    }
-}
-
-static char *copy_text(struct mem *mem, struct text text) {
-    char *const copy = mem_alloc(mem, MEM_OTHER, text.len + 1);
-    if (copy != NULL && text.len > 0) {
-        memcpy(copy, text.bytes, text.len);
-    }
-    return copy;
-}
-
-static bool visit_server(struct text id, void *of) {
-    struct found *const found = of;
-    struct ident_check *const check = found->check;
-    show(found, id);
-    for (size_t i = 0; i < check->n_sans; i++) {
-        if (text_equal(check->sans[i], id)) {
-            check->remote = copy_text(check->ident->mem, id);
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The first id is who the client is; it must be of our trust domain. ztunnel accepts a domain found
- * on any of several ids; here the id that is used must be the one that matches. */
-static bool visit_client(struct text id, void *of) {
-    struct found *const found = of;
-    struct ident_check *const check = found->check;
-    const char *const ours = check->ident->trust_domain;
-    show(found, id);
-    if (ours == NULL || text_equal(ident_trust_domain(id), text_of(ours))) {
-        found->is_domain_ours = true;
-        check->remote = copy_text(check->ident->mem, id);
-    }
-    return true;
-}
-
-static void explain_server(struct ident_check *check, const struct found *found) {
-    char wanted[NAMES_SHOWN] = "";
-    size_t len = 0;
-    for (size_t i = 0; i < check->n_sans; i++) {
-        const int n = snprintf(wanted + len, sizeof(wanted) - len, "%s%.*s", i > 0 ? ", " : "",
-                               (int)check->sans[i].len, check->sans[i].bytes);
-        if (n < 0 || (size_t)n >= sizeof(wanted) - len) {
-            break;
-        }
-        len += (size_t)n;
-    }
-    (void)snprintf(check->problem, sizeof(check->problem),
-                   "identity verification error: peer did not present the expected SAN "
-                   "(%.200s), got %.200s",
-                   wanted, found->shown_len > 0 ? found->shown : "none");
-}
-
-static void explain_client(struct ident_check *check, const struct found *found) {
-    if (found->shown_len == 0) {
-        (void)snprintf(check->problem, sizeof(check->problem),
-                       "the client certificate has no SPIFFE identity");
-    } else {
-        (void)snprintf(check->problem, sizeof(check->problem),
-                       "the client's trust domain is not %.100s: %.200s",
-                       check->ident->trust_domain, found->shown);
-    }
-}
-
-/* What a leaf may be used for. Its keyUsage is not looked at; extendedKeyUsage may be missing. */
-static int judge_use(struct ident_check *check, X509 *leaf) {
-    const uint32_t wanted = check->is_client ? XKU_SSL_SERVER : XKU_SSL_CLIENT;
-    if ((X509_get_extension_flags(leaf) & EXFLAG_CA) != 0) {
-        (void)snprintf(check->problem, sizeof(check->problem),
-                       "invalid peer certificate: an authority's, used as a workload's");
-        return X509_V_ERR_INVALID_CA;
-    }
-    if ((X509_get_extended_key_usage(leaf) & wanted) == 0) {
-        (void)snprintf(check->problem, sizeof(check->problem),
-                       "invalid peer certificate: not for this use (extendedKeyUsage)");
-        return X509_V_ERR_INVALID_PURPOSE;
-    }
-    return X509_V_OK;
-}
-
-/* Judges a leaf whose chain is in order. Returns an X509_V_ code: the one for who it is has no
- * alert of its own in the library, which then sends certificate_unknown, as it should. */
-static int judge(struct ident_check *check, X509 *leaf) {
-    struct found found = {.check = check};
-    const int use = judge_use(check, leaf);
-    if (use != X509_V_OK) {
-        return use;
-    }
-    const int seen = visit_ids(leaf, check->is_client ? visit_server : visit_client, &found);
-    if (seen < 0) {
-        (void)snprintf(check->problem, sizeof(check->problem),
-                       "the certificate's subjectAltName cannot be parsed");
-        return X509_V_ERR_UNSUPPORTED_NAME_SYNTAX;
-    }
-    if (check->remote != NULL) {
-        return X509_V_OK;
-    }
-    if (check->is_client) {
-        explain_server(check, &found);
-    } else {
-        explain_client(check, &found);
-    }
-    return X509_V_ERR_UNSUPPORTED_NAME_SYNTAX;
-}
-
-/* Validity of the trust anchor is not checked (A.6); everything else stands. */
-static int verify(int is_ok, X509_STORE_CTX *store) {
-    const int error = X509_STORE_CTX_get_error(store);
-    if (!is_ok) {
-        X509 *const at = X509_STORE_CTX_get_current_cert(store);
-        const STACK_OF(X509) *const chain = X509_STORE_CTX_get0_chain(store);
-        const int depth = X509_STORE_CTX_get_error_depth(store);
-        const bool is_anchor = chain != NULL && depth > 0 && depth == sk_X509_num(chain) - 1;
-        const bool is_age =
-            error == X509_V_ERR_CERT_HAS_EXPIRED || error == X509_V_ERR_CERT_NOT_YET_VALID;
-        if (at == NULL || !is_anchor || !is_age) {
-            return 0;
-        }
-        X509_STORE_CTX_set_error(store, X509_V_OK);
-    }
-    if (X509_STORE_CTX_get_error_depth(store) != 0) {
-        return 1;
-    }
-    SSL *const ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
-    struct ident_check *const check = SSL_get_app_data(ssl);
-    if (check == NULL) {
-        return 0;
-    }
-    if (check->remote != NULL) {
-        return 1;
-    }
-    const int verdict = judge(check, X509_STORE_CTX_get_current_cert(store));
-    if (verdict != X509_V_OK) {
-        X509_STORE_CTX_set_error(store, verdict);
-        return 0;
-    }
-    return 1;
-}
-
-void ident_attach(SSL *ssl, struct ident_check *check) {
-    SSL_set_app_data(ssl, check);
-}
 
 /* A client that offers ALPN must offer h2; one that offers none is accepted. */
 static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len,
@@ -296,18 +83,32 @@ static EVP_PKEY *read_key(struct text pem) {
     return key;
 }
 
-static bool set_protocol(SSL_CTX *ctx, bool tls12) {
+static bool set_groups(SSL_CTX *ctx, bool post_quantum) {
+    if (post_quantum) {
+        return SSL_CTX_set1_groups_list(ctx, POST_QUANTUM_GROUP) == 1;
+    }
+    bool is_set = false;
+    for (size_t i = 0; i < ARRAY_LEN(GROUPS) && !is_set; i++) {
+        is_set = SSL_CTX_set1_groups_list(ctx, GROUPS[i]) == 1;
+    }
+    return is_set;
+}
+
+static bool set_protocol(SSL_CTX *ctx, const struct ident_rules *rules) {
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                  SSL_OP_CIPHER_SERVER_PREFERENCE | PLAIN_CERTIFICATES);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     /* What is sent was issued so: the library neither looks up nor verifies a chain each time. */
     SSL_CTX_set_mode(ctx, SSL_MODE_AUTO_RETRY | SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_clear_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE);
-    return SSL_CTX_set_min_proto_version(ctx, tls12 ? TLS1_2_VERSION : TLS1_3_VERSION) == 1 &&
+    SSL_CTX_set_security_level(ctx, SECURITY_LEVEL);
+    const int oldest = rules->tls12 ? TLS1_2_VERSION : TLS1_3_VERSION;
+    return SSL_CTX_set_min_proto_version(ctx, oldest) == 1 &&
            SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) == 1 &&
            SSL_CTX_set_ciphersuites(ctx, TLS13_SUITES) == 1 &&
            SSL_CTX_set_cipher_list(ctx, TLS12_CIPHERS) == 1 &&
-           SSL_CTX_set1_groups_list(ctx, GROUPS) == 1 && SSL_CTX_set_num_tickets(ctx, 0) == 1;
+           SSL_CTX_set1_sigalgs_list(ctx, SIGNATURES) == 1 &&
+           set_groups(ctx, rules->post_quantum) && SSL_CTX_set_num_tickets(ctx, 0) == 1;
 }
 
 static bool set_certificate(SSL_CTX *ctx, STACK_OF(X509) * chain, EVP_PKEY *key) {
@@ -317,6 +118,26 @@ static bool set_certificate(SSL_CTX *ctx, STACK_OF(X509) * chain, EVP_PKEY *key)
         is_set = SSL_CTX_add1_chain_cert(ctx, sk_X509_value(chain, i)) == 1;
     }
     return is_set;
+}
+
+/* Authorities that share a name, as self-signed ones of Istio do, are told apart by their keys. */
+static int is_issuer(X509_STORE_CTX *store, X509 *certificate, X509 *issuer) {
+    (void)store;
+    EVP_PKEY *const key = X509_get0_pubkey(issuer);
+    return X509_check_issued(issuer, certificate) == X509_V_OK && key != NULL &&
+           X509_verify(certificate, key) == 1;
+}
+
+static bool has_namesakes(STACK_OF(X509) * roots) {
+    for (int i = 1; i < sk_X509_num(roots); i++) {
+        const X509_NAME *const name = X509_get_subject_name(sk_X509_value(roots, i));
+        for (int j = 0; j < i; j++) {
+            if (X509_NAME_cmp(X509_get_subject_name(sk_X509_value(roots, j)), name) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 static bool set_trust(SSL_CTX *ctx, STACK_OF(X509) * roots, bool is_server) {
@@ -329,21 +150,24 @@ static bool set_trust(SSL_CTX *ctx, STACK_OF(X509) * roots, bool is_server) {
             return false;
         }
     }
+    if (has_namesakes(roots)) {
+        X509_STORE_set_check_issued(store, is_issuer); /* a signature more, so not always */
+    }
     X509_VERIFY_PARAM *const param = SSL_CTX_get0_param(ctx);
     X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
     X509_VERIFY_PARAM_set_depth(param, MAX_INTERMEDIATES);
     X509_VERIFY_PARAM_set_purpose(param, X509_PURPOSE_ANY); /* see judge_use */
-    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, verify);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, ident_verify);
     return true;
 }
 
 static SSL_CTX *context(bool is_server, STACK_OF(X509) * chain, EVP_PKEY *key,
-                        STACK_OF(X509) * roots, bool tls12) {
+                        STACK_OF(X509) * roots, const struct ident_rules *rules) {
     SSL_CTX *const ctx = SSL_CTX_new(is_server ? TLS_server_method() : TLS_client_method());
     if (ctx == NULL) {
         return NULL;
     }
-    bool is_set = set_protocol(ctx, tls12) && set_certificate(ctx, chain, key) &&
+    bool is_set = set_protocol(ctx, rules) && set_certificate(ctx, chain, key) &&
                   set_trust(ctx, roots, is_server);
     if (is_server) {
         SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
@@ -359,41 +183,55 @@ static SSL_CTX *context(bool is_server, STACK_OF(X509) * chain, EVP_PKEY *key,
 
 static bool keep_domain(struct text id, void *of) {
     struct ident *const ident = of;
-    ident->trust_domain = copy_text(ident->mem, ident_trust_domain(id));
+    ident->trust_domain = ident_copy(ident->mem, ident_trust_domain(id));
     return true;
 }
 
+/* What is wrong, or NULL. */
+static const char *fill(struct ident *ident, STACK_OF(X509) * chain, EVP_PKEY *key,
+                        STACK_OF(X509) * roots, const struct ident_rules *rules) {
+    if (chain == NULL) {
+        return "the certificate chain cannot be parsed";
+    }
+    if (roots == NULL) {
+        return "the root certificates cannot be parsed";
+    }
+    if (key == NULL) {
+        return "the private key cannot be parsed";
+    }
+    const int seen = ident_visit(sk_X509_value(chain, 0), keep_domain, ident);
+    if (seen < 0) {
+        return "the certificate's subjectAltName cannot be parsed";
+    }
+    if (seen > 0 && ident->trust_domain == NULL) {
+        return "out of memory"; /* and not: no trust domain to compare */
+    }
+    ident->server = context(true, chain, key, roots, rules);
+    ident->client = context(false, chain, key, roots, rules);
+    return ident->server != NULL && ident->client != NULL
+               ? NULL
+               : "the TLS library refuses the certificate";
+}
+
 struct ident *ident_create(struct mem *mem, struct text chain_pem, struct text key_pem,
-                           struct text roots_pem, bool tls12, char *error, size_t error_size) {
+                           struct text roots_pem, const struct ident_rules *rules, char *error,
+                           size_t error_size) {
     ERR_clear_error();
     struct ident *ident = mem_alloc(mem, MEM_IDENTITY, sizeof(*ident));
+    if (ident == NULL) {
+        say(error, error_size, "out of memory");
+        return NULL;
+    }
+    atomic_init(&ident->refs, 1);
+    ident->mem = mem;
+    ident->revocation = rules->revocation;
     STACK_OF(X509) *const chain = read_certificates(chain_pem);
     STACK_OF(X509) *const roots = read_certificates(roots_pem);
     EVP_PKEY *const key = read_key(key_pem);
-    const char *problem = NULL;
-    if (ident == NULL) {
-        problem = "out of memory";
-    } else if (chain == NULL || roots == NULL || key == NULL) {
-        problem = chain == NULL   ? "the certificate chain cannot be parsed"
-                  : roots == NULL ? "the root certificates cannot be parsed"
-                                  : "the private key cannot be parsed";
-    } else {
-        atomic_init(&ident->refs, 1);
-        ident->mem = mem;
-        ident->server = context(true, chain, key, roots, tls12);
-        ident->client = context(false, chain, key, roots, tls12);
-        (void)visit_ids(sk_X509_value(chain, 0), keep_domain, ident);
-        if (ident->server == NULL || ident->client == NULL) {
-            problem = "the TLS library refuses the certificate";
-        }
-    }
+    const char *const problem = fill(ident, chain, key, roots, rules);
     if (problem != NULL) {
         say(error, error_size, problem);
-        if (ident != NULL && ident->mem != NULL) {
-            ident_unref(ident);
-        } else {
-            mem_free(mem, MEM_IDENTITY, ident);
-        }
+        ident_unref(ident);
         ident = NULL;
     }
     sk_X509_pop_free(chain, X509_free);
@@ -417,4 +255,22 @@ void ident_unref(struct ident *ident) {
     SSL_CTX_free(ident->client);
     mem_free(ident->mem, MEM_OTHER, ident->trust_domain);
     mem_free(ident->mem, MEM_IDENTITY, ident);
+}
+
+const char *ident_problem(bool post_quantum) {
+    ERR_clear_error();
+    if (EVP_default_properties_is_fips_enabled(NULL) == 1 &&
+        OSSL_PROVIDER_available(NULL, "fips") != 1) {
+        return "OpenSSL is configured for FIPS and has no FIPS provider; check OPENSSL_CONF";
+    }
+    SSL_CTX *const ctx = SSL_CTX_new(TLS_method());
+    const bool has_groups = ctx != NULL && set_groups(ctx, post_quantum);
+    SSL_CTX_free(ctx);
+    ERR_clear_error();
+    if (ctx == NULL) {
+        return "OpenSSL cannot speak TLS; check OPENSSL_CONF";
+    }
+    return has_groups || !post_quantum ? NULL
+                                       : "X25519MLKEM768 is not known to OpenSSL, which has it "
+                                         "from 3.5 on";
 }

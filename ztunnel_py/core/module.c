@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The binding, `ztunnel_py.core._core`: one type, `Core`, whose methods are the calls of core.h.
+/* The binding's one type, `Core`, whose methods are the calls of core.h.
  *
  * Bytes and ints cross, and one kind of object: the Python verdict that belongs to an answer. The
  * core knows it by its address (`tag`) and holds one reference to it from `reply` until it comes
  * back through `core_recv_released`. Calls that wait for workers, and parsing certificates, let
  * other Python threads run meanwhile; workers never touch Python.
  */
-#include "convert.h"
+#include "module.h"
 
 #include <errno.h>
 
-#include <nghttp2/nghttp2.h>
-#include <openssl/crypto.h>
+#include "convert.h"
 
 #define BATCH 64
 #define ERROR_SIZE 256
@@ -72,6 +71,11 @@ static PyObject *call_for_workload(PyObject *self, PyObject *arg,
 static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs)) {
     struct core_config config;
     if (!PyArg_ParseTuple(args, "O&:Core", convert_config, &config)) {
+        return NULL;
+    }
+    const char *problem = core_problem(&config);
+    if (problem != NULL) {
+        PyErr_SetString(PyExc_ValueError, problem);
         return NULL;
     }
     PyObject *self = type->tp_alloc(type, 0);
@@ -228,6 +232,37 @@ static PyObject *py_identity_set(PyObject *self, PyObject *args) {
 
 static PyObject *py_identity_drop(PyObject *self, PyObject *arg) {
     return call_for_workload(self, arg, core_identity_drop);
+}
+
+static PyObject *py_revocations_load(PyObject *self, PyObject *arg) {
+    struct convert_texts lists;
+    if (!convert_texts(arg, &lists)) {
+        return NULL;
+    }
+    char error[ERROR_SIZE] = "";
+    bool is_loaded = false;
+    Py_BEGIN_ALLOW_THREADS
+        is_loaded =
+            core_revocations_load(core_of(self), lists.items, lists.n, error, sizeof(error));
+    Py_END_ALLOW_THREADS
+    PyMem_Free(lists.items);
+    if (!is_loaded) {
+        PyErr_SetString(PyExc_ValueError, error);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_revocations_apply(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    struct core *core = running(self);
+    if (core == NULL) {
+        return NULL;
+    }
+    size_t n = 0;
+    Py_BEGIN_ALLOW_THREADS
+        n = core_revocations_apply(core);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromSize_t(n);
 }
 
 /* --- questions */
@@ -509,6 +544,11 @@ static PyMethodDef METHODS[] = {
            "Raises ValueError if it cannot be used."),
     METHOD(identity_drop, METH_O, "($self, workload, /)",
            "Forgets the certificate; the next handshake asks for it."),
+    METHOD(revocations_load, METH_O, "($self, lists, /)",
+           "Reads a tuple of revocation lists (DER) for `revocations_apply`; in any thread.\n\n"
+           "Raises ValueError if one cannot be read."),
+    METHOD(revocations_apply, METH_NOARGS, "($self, /)",
+           "Uses them, and ends tunnels that they revoke; returns how many."),
     METHOD(recv_questions, METH_O, "($self, limit, /)",
            "At most `limit` of (id, kind, workload, key)."),
     METHOD(reply, METH_VARARGS, "($self, question, verdict, tag, /)",
@@ -547,53 +587,9 @@ static PyType_Slot CORE_SLOTS[] = {
     {0},
 };
 
-static PyType_Spec CORE_SPEC = {
+PyType_Spec module_core_spec = {
     .name = "ztunnel_py.core._core.Core",
     .basicsize = sizeof(struct binding),
     .flags = Py_TPFLAGS_DEFAULT,
     .slots = CORE_SLOTS,
 };
-
-static const char *event_name(size_t i) {
-    return stats_event_name((enum stats_event)i);
-}
-
-static const char *kind_name(size_t i) {
-    return mem_kind_name((enum mem_kind)i);
-}
-
-/* Adds an attribute and drops the reference to its value. False with an exception set. */
-static bool add(PyObject *module, const char *attribute, PyObject *value) {
-    bool is_added = value != NULL && PyModule_AddObjectRef(module, attribute, value) == 0;
-    Py_XDECREF(value);
-    return is_added;
-}
-
-static int fill_module(PyObject *module) {
-    const char *openssl = OpenSSL_version(OPENSSL_VERSION);
-    const char *nghttp2 = nghttp2_version(0)->version_str;
-    bool is_filled = add(module, "Core", PyType_FromModuleAndSpec(module, &CORE_SPEC, NULL)) &&
-                     add(module, "ALL", PyLong_FromUnsignedLong(CORE_ALL)) &&
-                     add(module, "COLUMNS", PyLong_FromLong(STATS_COLUMNS)) &&
-                     add(module, "SLOTS_MAX", PyLong_FromLong(STATS_SLOTS_MAX)) &&
-                     add(module, "EVENTS", convert_from_names(event_name, STATS_EVENTS)) &&
-                     add(module, "KINDS", convert_from_names(kind_name, MEM_KINDS)) &&
-                     add(module, "OPENSSL", PyUnicode_FromString(openssl)) &&
-                     add(module, "NGHTTP2", PyUnicode_FromString(nghttp2));
-    return is_filled ? 0 : -1;
-}
-
-static PyModuleDef_Slot MODULE_SLOTS[] = {{Py_mod_exec, (void *)fill_module}, {0}};
-
-static PyModuleDef MODULE = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "ztunnel_py.core._core",
-    .m_doc = "The C core, as it is.",
-    .m_slots = MODULE_SLOTS,
-};
-
-PyMODINIT_FUNC PyInit__core(void); /* its only caller looks it up by name */
-
-PyMODINIT_FUNC PyInit__core(void) {
-    return PyModuleDef_Init(&MODULE);
-}

@@ -6,6 +6,8 @@
 #include <openssl/err.h>
 #include <stdio.h>
 
+#include "revocation.h"
+
 static BIO_METHOD *method;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -211,6 +213,16 @@ int tls_out(const struct tls *tls, struct iovec *iov, int max) {
 
 void tls_rest(struct tls *tls) {
     (void)SSL_free_buffers(tls->ssl); /* refuses while they are in use */
+}
+
+bool tls_is_revoked(const struct tls *tls) {
+    const STACK_OF(X509) *const chain = tls->ssl == NULL ? NULL : SSL_get0_verified_chain(tls->ssl);
+    return chain != NULL && tls->ident->revocation != NULL &&
+           revocation_check(tls->ident->revocation, chain) == REVOCATION_REVOKED;
+}
+
+bool tls_was_revoked(const struct tls *tls) {
+    return tls->ssl != NULL && SSL_get_verify_result(tls->ssl) == X509_V_ERR_CERT_REVOKED;
 }
 
 void tls_problem(const struct tls *tls, char *text, size_t size) {

@@ -57,6 +57,12 @@ int tls_out(const struct tls *tls, struct iovec *iov, int max);
 /* Gives back memory that an idle connection does not need. */
 void tls_rest(struct tls *tls);
 
+/* The other side's chain was in order, and is revoked by now. */
+bool tls_is_revoked(const struct tls *tls);
+
+/* The handshake failed because the other side is revoked. */
+bool tls_was_revoked(const struct tls *tls);
+
 /* What went wrong, terminated. */
 void tls_problem(const struct tls *tls, char *text, size_t size);
 

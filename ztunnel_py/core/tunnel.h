@@ -82,6 +82,7 @@ struct tunnel {
     bool is_draining;     /* no new streams; closes when idle */
     bool drain_confirmed; /* the client knows */
     bool close_when_idle; /* no new streams from us */
+    bool is_revoked;      /* the other side's certificate is */
     bool is_broken;       /* TLS or memory failed: ends at the next occasion */
     bool must_unblock;    /* streams may be writable */
     bool is_answer_late;  /* freed when the answer under way arrives */
@@ -127,6 +128,10 @@ void tunnel_shut(struct tunnel *tunnel, bool says_goaway, enum reason reason, co
 /* Closes at once, with nothing further said; a handshake ends with `reason`. */
 void tunnel_abort(struct tunnel *tunnel, enum reason reason, const char *detail);
 
+/* Ends the tunnels of a worker whose other side is revoked by now, and what they carry. Returns how
+ * many. */
+size_t tunnel_end_revoked(struct worker *worker);
+
 /* --- for tunnel*.c --- */
 
 const struct core_config *tunnel_config(const struct tunnel *tunnel);
@@ -159,6 +164,9 @@ void tunnel_handshake_failed(struct tunnel *tunnel, enum reason reason, const ch
 /* Makes the TLS side from `ident`. A server does that when the first bytes arrive, so that a client
  * that never says a word costs little. False without memory. */
 bool tunnel_begin_tls(struct tunnel *tunnel);
+
+/* Counts one whose other side is revoked. */
+void tunnel_count_revoked(const struct tunnel *tunnel);
 
 /* TLS is complete and the other side accepted. */
 void tunnel_established(struct tunnel *tunnel);

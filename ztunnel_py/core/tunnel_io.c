@@ -290,6 +290,9 @@ static void received(struct tunnel *tunnel, const uint8_t *bytes, size_t len) {
             tunnel_flush_later(tunnel);
             return;
         default:
+            if (tls_was_revoked(&tunnel->tls)) {
+                tunnel_count_revoked(tunnel);
+            }
             tls_problem(&tunnel->tls, problem, sizeof(problem));
             tunnel_shut(tunnel, false, tunnel->is_client ? REASON_IO : REASON_TLS_HANDSHAKE,
                         problem);

@@ -89,6 +89,9 @@ class EngineSettings:
     buffer_budget: int = 256 << 20
     """Bytes read and not yet written, of all connections of one workload."""
     tls12: bool = False
+    """Also speak TLS 1.2, with its ECDHE suites of AES-GCM."""
+    post_quantum: bool = False
+    """Exchange keys by X25519MLKEM768 only; `start` refuses where the library does not know it."""
     orig_src: bool | None = None
     """Dial applications with the client's address: None tries, True requires, False never."""
     sockets: SocketOptions = SocketOptions()
@@ -292,7 +295,11 @@ class DataPlane(Protocol):
     # --- life
 
     def start(self, settings: EngineSettings) -> None:
-        """Takes its settings; before any other call."""
+        """Takes its settings; before any other call.
+
+        Raises:
+            StartError: it cannot do what they ask for.
+        """
 
     def drain(self, workload: str | None, mode: DrainMode) -> None:
         """Ends one workload's connections, or all; returns at once. May be called again."""
@@ -332,6 +339,22 @@ class DataPlane(Protocol):
 
     def identity_drop(self, workload: str) -> None:
         """Forgets the certificate; the next handshake asks for it."""
+
+    async def revocations_set(self, lists: tuple[bytes, ...]) -> int:
+        """Trusts nobody whom these lists revoke, from the next handshake on; they are all there is.
+
+        Tunnels that live and are revoked by now end with what they carry, `Reason.CERT_REVOKED`;
+        all others stay as they are. One call at a time.
+
+        Args:
+            lists: DER, as `identity.crl` reads them.
+
+        Returns:
+            How many tunnels ended.
+
+        Raises:
+            ValueError: a list cannot be read; those of before stay in force.
+        """
 
     # --- questions
 

@@ -100,7 +100,7 @@ class NativeEngine:
         """See the contract.
 
         Raises:
-            StartError: no memory, threads or descriptors.
+            StartError: no memory, threads or descriptors; or the TLS library cannot do as asked.
         """
         config = core_config(settings)
         config["report_opened"] = self._wants_opened
@@ -109,6 +109,9 @@ class NativeEngine:
             self._core = _core.Core(config)
         except OSError as error:
             raise StartError(f"the native engine cannot start: {error.strerror}") from error
+        except ValueError as error:
+            cause = "COMPLIANCE_POLICY=pqc: " if settings.post_quantum else ""
+            raise StartError(f"{cause}{error} (this is {_core.OPENSSL})") from error
         self._settings = settings
         self._is_running = True
 
@@ -232,6 +235,13 @@ class NativeEngine:
         """See the contract."""
         if workload in self._ids:
             self._core.identity_drop(self._ids[workload])
+
+    async def revocations_set(self, lists: tuple[bytes, ...]) -> int:
+        """See the contract; long lists are read in a thread."""
+        if not self._is_running:
+            return 0
+        await asyncio.to_thread(self._core.revocations_load, lists)
+        return self._core.revocations_apply() if self._is_running else 0
 
     # --- questions
 
@@ -443,6 +453,7 @@ def core_config(settings: EngineSettings) -> dict[str, int]:
         "questions_per_workload": settings.questions_per_workload,
         "flow_idle_ns": _ns(settings.flow_idle_s),
         "tls12": settings.tls12,
+        "post_quantum": settings.post_quantum,
         "orig_src": -1 if settings.orig_src is None else int(settings.orig_src),
         "keepalive": sockets.keepalive,
         "keepalive_time_s": sockets.keepalive_time_s,

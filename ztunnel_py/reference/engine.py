@@ -14,6 +14,7 @@ import random
 import traceback
 from collections import Counter
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from ztunnel_py.clock import LoopClock, within
 from ztunnel_py.dataplane.abc import (
@@ -26,7 +27,7 @@ from ztunnel_py.dataplane.abc import (
 )
 from ztunnel_py.dataplane.counters import SlotCounts
 from ztunnel_py.decide.verdict import Action, Epoch, Verdict
-from ztunnel_py.errors import Reason
+from ztunnel_py.errors import Reason, StartError
 from ztunnel_py.netns import Netns
 from ztunnel_py.reference import inbound, outbound, socks5
 from ztunnel_py.reference import sock as sockets
@@ -37,6 +38,7 @@ from ztunnel_py.reference.io import MAX_READ
 from ztunnel_py.reference.local import Local
 from ztunnel_py.reference.mailbox import Mailbox
 from ztunnel_py.reference.pool import Pool
+from ztunnel_py.reference.revocation import Revocation
 from ztunnel_py.reference.tls import TlsContexts
 from ztunnel_py.state.address import SockAddr
 from ztunnel_py.telemetry.log import Display, logger
@@ -79,6 +81,8 @@ class ReferenceEngine:
         self._locals: dict[str, Local] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: Counter[str] = Counter()
+        self.revocation = Revocation(self._events)
+        self._tunnels: WeakSet[Tunnel] = WeakSet()
         self._slots: dict[TrafficLabels, SlotCounts] = {}
         self._epoch = Epoch()
         self._questions: Mailbox[Question] = Mailbox(_QUESTIONS_MAX)
@@ -90,6 +94,11 @@ class ReferenceEngine:
 
     def start(self, settings: EngineSettings) -> None:
         """See the contract."""
+        if settings.post_quantum:
+            raise StartError(
+                "COMPLIANCE_POLICY=pqc: the reference engine cannot choose how keys are exchanged; "
+                "set ZTUNNEL_DATAPLANE=native"
+            )
         self.settings = settings
 
     def drain(self, workload: str | None, mode: DrainMode) -> None:
@@ -173,6 +182,14 @@ class ReferenceEngine:
         """See the contract."""
         if workload in self._locals:
             self._locals[workload].contexts = None
+
+    async def revocations_set(self, lists: tuple[bytes, ...]) -> int:
+        """See the contract."""
+        self.revocation.use(lists)
+        revoked = [tunnel for tunnel in self._tunnels if tunnel.is_revoked()]
+        for tunnel in revoked:
+            tunnel.revoke()
+        return len(revoked)
 
     # --- questions
 
@@ -333,6 +350,10 @@ class ReferenceEngine:
         task = self._spawn(self._run(conn, work))
         task.add_done_callback(lambda _: work.close())  # never begun if cancelled before that
         self._keep(local, local.conns, conn, task, release)
+
+    def remember(self, tunnel: Tunnel) -> None:
+        """Knows of a tunnel as long as anybody does, also in its handshake."""
+        self._tunnels.add(tunnel)
 
     def track_tunnel(self, local: Local, tunnel: Tunnel, remote: SockAddr) -> None:
         """Watches an established tunnel until it closes."""

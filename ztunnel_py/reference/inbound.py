@@ -28,6 +28,7 @@ from ztunnel_py.reference.conn import Conn, EndedError
 from ztunnel_py.reference.io import SocketIo
 from ztunnel_py.reference.outbound import tls_text
 from ztunnel_py.reference.relay import Relay, os_error_text
+from ztunnel_py.reference.revocation import RevokedError
 from ztunnel_py.reference.session import baggage_of
 from ztunnel_py.reference.stream import RESET_EARLY
 from ztunnel_py.reference.tls import IdentityMismatchError, Tls
@@ -51,13 +52,14 @@ async def establish(engine: ReferenceEngine, local: Local, conn: Conn) -> Tunnel
     contexts = await engine.contexts(local, Reason.SIGNING)
     local_address = conn.original_dst
     tunnel = Tunnel(
-        Tls(contexts.server, is_client=False),
+        Tls(contexts.server, engine.revocation, is_client=False),
         lambda tls: tls.check_client(contexts.identity),
         settings,
         engine.clock,
         engine.scratch,
         is_client=False,
     )
+    engine.remember(tunnel)
     tunnel.on_stream = lambda stream: _accept_stream(
         engine, local, tunnel, stream, conn.src, local_address
     )
@@ -68,7 +70,7 @@ async def establish(engine: ReferenceEngine, local: Local, conn: Conn) -> Tunnel
         tunnel.abort()
         limit = f"{settings.handshake_timeout_s:g} s"
         raise EndedError(Reason.TLS_HANDSHAKE, f"not complete within {limit}") from error
-    except (ssl.SSLError, IdentityMismatchError) as error:
+    except (ssl.SSLError, IdentityMismatchError, RevokedError) as error:
         raise EndedError(Reason.TLS_HANDSHAKE, tls_text(error)) from error
     except OSError as error:
         raise EndedError(Reason.TLS_HANDSHAKE, "the client hung up") from error

@@ -28,6 +28,7 @@ from ztunnel_py.reference.conn import EndedError
 from ztunnel_py.reference.io import SocketIo
 from ztunnel_py.reference.pool import PoolKey
 from ztunnel_py.reference.relay import Relay, os_error_text
+from ztunnel_py.reference.revocation import RevokedError
 from ztunnel_py.reference.session import SessionError, baggage_of
 from ztunnel_py.reference.stream_transport import StreamTransport
 from ztunnel_py.reference.tls import IdentityMismatchError, Tls
@@ -106,7 +107,7 @@ async def _serve_double_hbone(
     lease, outer = await _connect(engine, local, conn, verdict, hop)
     try:
         contexts = await engine.contexts(local, Reason.IDENTITY)
-        tls = Tls(contexts.client, is_client=True)
+        tls = Tls(contexts.client, engine.revocation, is_client=True)
         inner = _client_tunnel(engine, tls, hop.inner_sans)
         StreamTransport(outer, inner).start()
         try:
@@ -218,7 +219,8 @@ async def open_tunnel(engine: ReferenceEngine, local: Local, hop: Hop) -> Tunnel
         is_timeout = isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT
         reason = Reason.HBONE_TIMEOUT if is_timeout else Reason.IO
         raise EndedError(reason, os_error_text(error)) from error
-    tunnel = _client_tunnel(engine, Tls(contexts.client, is_client=True), hop.sans)
+    tls = Tls(contexts.client, engine.revocation, is_client=True)
+    tunnel = _client_tunnel(engine, tls, hop.sans)
     await tunnel.attach(sock)
     await _established(engine, tunnel)
     engine.track_tunnel(local, tunnel, hop.address)
@@ -226,7 +228,7 @@ async def open_tunnel(engine: ReferenceEngine, local: Local, hop: Hop) -> Tunnel
 
 
 def _client_tunnel(engine: ReferenceEngine, tls: Tls, sans: tuple[Identity, ...]) -> Tunnel:
-    return Tunnel(
+    tunnel = Tunnel(
         tls,
         lambda tls: tls.check_server(sans),
         engine.settings,
@@ -234,6 +236,8 @@ def _client_tunnel(engine: ReferenceEngine, tls: Tls, sans: tuple[Identity, ...]
         engine.scratch,
         is_client=True,
     )
+    engine.remember(tunnel)
+    return tunnel
 
 
 async def _established(engine: ReferenceEngine, tunnel: Tunnel) -> None:
@@ -244,7 +248,7 @@ async def _established(engine: ReferenceEngine, tunnel: Tunnel) -> None:
     except TimeoutError as error:
         tunnel.abort()
         raise EndedError(Reason.IO, "tls handshake timed out") from error
-    except (ssl.SSLError, IdentityMismatchError) as error:
+    except (ssl.SSLError, IdentityMismatchError, RevokedError) as error:
         raise EndedError(Reason.IO, tls_text(error)) from error
     except OSError as error:
         raise EndedError(Reason.IO, os_error_text(error)) from error

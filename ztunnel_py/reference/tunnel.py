@@ -13,7 +13,9 @@ import ssl
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
+from ztunnel_py.errors import Reason
 from ztunnel_py.reference import session
+from ztunnel_py.reference.revocation import RevokedError
 from ztunnel_py.reference.session import ErrorCodes, Session, SessionError
 from ztunnel_py.reference.stream import Stream, broken_pipe
 
@@ -138,6 +140,23 @@ class Tunnel(asyncio.BufferedProtocol):
             self.flush()
             self._tls.close()
         self._hang_up()
+
+    def is_revoked(self) -> bool:
+        """The other side was accepted, and by now is revoked."""
+        if self.identity is None or self.closed.done():
+            return False
+        try:
+            self._tls.check_revoked()
+        except RevokedError:
+            return True
+        return False
+
+    def revoke(self) -> None:
+        """Ends what it carries, and then itself, because the other side is revoked."""
+        for stream in self.streams.values():
+            if stream.kill is not None:
+                stream.kill(Reason.CERT_REVOKED, "")
+        self.close()
 
     def abort(self) -> None:
         """Closes at once, with nothing further said."""

@@ -10,6 +10,7 @@ the form below. Source: spec dataplane, sections 12.1 to 12.3; identity-ops, E.1
     istio_tcp_*                  traffic by label set
     istio_on_demand_dns          lookups of workloads that have a hostname only
     istio_xds_*                  what has come from the control plane, and how streams ended
+    istio_crl_*                  whom revocation lists turn away
     ztunnel_py_events_total      ours: event counters of the engine by name
 """
 
@@ -106,6 +107,7 @@ def families(counters: Counters, istio_version: str) -> Iterator[Family]:
     events = counters.events()
     yield from _traffic(counters.slots())
     yield _sockets(events)
+    yield _revoked(events)
     yield Family(
         "ztunnel_py_events",
         "counter",
@@ -197,6 +199,16 @@ def _sockets(events: Mapping[str, int]) -> Family:
     ]
     help_ = "Accepted TCP sockets that are open (unstable)."
     return Family("istio_tcp_sockets_open", "gauge", help_, samples)
+
+
+def _revoked(events: Mapping[str, int]) -> Family:
+    samples = [
+        Sample(f'reporter="{reporter}"', events[event])
+        for reporter in _REPORTERS
+        if (event := f"crl_rejections_{reporter}") in events
+    ]
+    help_ = "Connections refused or ended because the other side is revoked (unstable)."
+    return Family("istio_crl_policy_rejections", "counter", help_, samples)
 
 
 @functools.lru_cache(maxsize=16_384)  # about 20 MB when full
