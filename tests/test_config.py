@@ -442,8 +442,6 @@ def test_dedicated_mode_with_local_state_and_fake_ca_is_built(tmp_path: Path) ->
         ({"PROXY_MODE": "shared"}, "PROXY_MODE=dedicated"),
         ({"ENABLE_PROXY": "false"}, "ENABLE_PROXY"),
         ({"FAKE_CA": "false"}, "FAKE_CA=true"),
-        ({"CRL_PATH": "/crl"}, "CRL_PATH"),
-        ({"COMPLIANCE_POLICY": "pqc"}, "COMPLIANCE_POLICY"),
     ],
 )
 def test_what_is_not_built_is_refused_by_name(

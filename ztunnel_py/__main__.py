@@ -71,6 +71,7 @@ def _proxy() -> int:
         log.configure(settings.log_filter, is_json=settings.is_log_json)
         log.logger("ztunnel::app").info(f"data plane: {settings.dataplane}")
 
+        _check_tls()
         import uvloop
 
         from ztunnel_py import app
@@ -82,6 +83,23 @@ def _proxy() -> int:
         return 1
     log.close()
     return 0
+
+
+def _check_tls() -> None:
+    """Looks whether there is any TLS, before libraries trip over its absence.
+
+    Raises:
+        StartError: OpenSSL is configured for a provider that is not there, FIPS most likely.
+    """
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    except ssl.SSLError as error:
+        raise StartError(
+            f"OpenSSL cannot speak TLS ({error.reason or error}); check whether the providers "
+            f"that OPENSSL_CONF={os.environ.get('OPENSSL_CONF', '')} names are installed"
+        ) from error
 
 
 if __name__ == "__main__":

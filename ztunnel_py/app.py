@@ -18,6 +18,7 @@ from ztunnel_py.dataplane.abc import WorkloadSpec
 from ztunnel_py.dataplane.certificates import Certificates
 from ztunnel_py.dataplane.records import Records
 from ztunnel_py.dataplane.revalidate import Revalidate
+from ztunnel_py.dataplane.revocations import Revocations
 from ztunnel_py.dataplane.upcalls import Upcalls
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.dns.on_demand import OnDemandDns
@@ -103,6 +104,8 @@ async def serve(config: Config) -> None:
         _addresses(config, config.stats),
     )
     _open_listeners(config, plane, upcalls)
+    if config.crl_path is not None:
+        await Revocations(plane, config.crl_path, clock, tasks).start()
     await stats.open()
     if discovery is not None:
         tasks.spawn(discovery.run())

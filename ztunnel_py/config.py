@@ -103,13 +103,6 @@ def refuse_unbuilt(config: Config) -> None:
             f"CA_ADDRESS: a certificate authority ({config.ca_address}) is not available in this "
             "version; set FAKE_CA=true for development"
         )
-    if config.crl_path is not None:
-        raise ConfigError("CRL_PATH: revocation lists are not available in this version; unset it")
-    if config.compliance_policy == "pqc":
-        raise ConfigError(
-            "COMPLIANCE_POLICY=pqc: post-quantum key exchange is not available in this version; "
-            "unset it"
-        )
 
 
 class _Reader:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from tests.process.conftest import PROXY, ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.process.conftest import Proxy
     from ztunnel_py.cli.topology import Pod
@@ -41,6 +43,7 @@ def start(pod: Pod, **changes: str | None) -> subprocess.CompletedProcess[str]:
         ({"FAKE_CA_ROOT_CERT": "/nowhere", "FAKE_CA_ROOT_KEY": "/nowhere"}, "FAKE_CA_ROOT_CERT"),
         ({"FAKE_CA_ROOT_KEY": "/nowhere"}, "FAKE_CA_ROOT_CERT"),
         ({"ZTUNNEL_DATAPLANE": "fast"}, "ZTUNNEL_DATAPLANE"),
+        ({"COMPLIANCE_POLICY": "pqc", "ZTUNNEL_DATAPLANE": "reference"}, "COMPLIANCE_POLICY=pqc"),
         ({"LOCAL_XDS_PATH": "/nowhere/mesh.yaml"}, "/nowhere/mesh.yaml"),
         ({"LOCAL_XDS": "workloads: ["}, "LOCAL_XDS"),
         pytest.param(
@@ -70,6 +73,48 @@ def test_a_wrong_setting_ends_the_start_and_is_named(
     assert ended.stderr.startswith("error: ")
     assert named in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+FIPS_WITHOUT_PROVIDER = """
+openssl_conf = init
+[init]
+alg_section = algorithms
+[algorithms]
+default_properties = fips=yes
+"""
+
+
+@pytest.mark.netns
+def test_fips_without_its_provider_ends_the_start(pod: Pod, tmp_path: Path) -> None:
+    conf = tmp_path / "openssl.cnf"
+    conf.write_text(FIPS_WITHOUT_PROVIDER)
+
+    ended = start(pod, OPENSSL_CONF=str(conf))
+
+    assert ended.returncode == 1
+    assert f"OPENSSL_CONF={conf}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO >= (3, 5), reason="this OpenSSL knows the group")
+def test_post_quantum_policy_ends_the_start_where_openssl_does_not_know_it(pod: Pod) -> None:
+    ended = start(pod, COMPLIANCE_POLICY="pqc")
+
+    assert ended.returncode == 1
+    assert "error: COMPLIANCE_POLICY=pqc: X25519MLKEM768 is not known to OpenSSL" in ended.stderr
+
+
+@pytest.mark.netns
+def test_revocation_lists_are_in_force_before_anybody_is_served(
+    launch: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    lists = tmp_path / "ca-crl.pem"
+    lists.write_bytes(b"")
+
+    log = launch(CRL_PATH=str(lists)).log()
+
+    assert log.index("revocation lists in force") < log.index("\tTask 'proxy' complete")
 
 
 @pytest.mark.spec("ops-91")

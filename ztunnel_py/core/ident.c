@@ -4,7 +4,6 @@
 
 #include <openssl/err.h>
 #include <openssl/pem.h>
-#include <openssl/provider.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
 
@@ -259,10 +258,6 @@ void ident_unref(struct ident *ident) {
 
 const char *ident_problem(bool post_quantum) {
     ERR_clear_error();
-    if (EVP_default_properties_is_fips_enabled(NULL) == 1 &&
-        OSSL_PROVIDER_available(NULL, "fips") != 1) {
-        return "OpenSSL is configured for FIPS and has no FIPS provider; check OPENSSL_CONF";
-    }
     SSL_CTX *const ctx = SSL_CTX_new(TLS_method());
     const bool has_groups = ctx != NULL && set_groups(ctx, post_quantum);
     SSL_CTX_free(ctx);
