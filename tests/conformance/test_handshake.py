@@ -255,6 +255,7 @@ async def test_dropped_certificate_is_asked_for_again(server: Plane, net: Net) -
     assert len(server.questions) == 2
 
 
+@pytest.mark.spec("ops-45")
 async def test_new_certificate_serves_new_tunnels_and_leaves_the_running_alone(
     server: Plane, net: Net
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.decide.build import SERVES, VIP, decide
+from tests.state.build import pod, service
 from tests.support.authority import BOTH, CLIENT_AUTH, SERVER_AUTH, Authority, Leaf, uris
 from tests.support.plane import CLIENT, SERVER, WORKLOAD, inbound_key, through
 from tests.support.tls import tls_context
@@ -107,6 +109,38 @@ async def test_client_of_tls_12_with_other_suites_is_refused(
         await net.raw_tunnel(plane.port(Role.INBOUND), context=context)
 
     assert (await plane.denied()).reason is Reason.TLS_HANDSHAKE
+
+
+async def test_server_of_tls_12_is_reached_if_enabled(
+    planes: Planes, net: Net, root: Authority
+) -> None:
+    plane = await planes(CLIENT, tls12=True)
+    plane.certificate = root.issue(CLIENT)
+    server = await net.server(certificate=root.issue(SERVER))
+    server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    plane.decide = lambda _: through(server.address)
+
+    await net.user(plane)
+
+    tunnel = await server.tunnel()
+    await tunnel.asked()
+    version, suite = tunnel.version_and_suite
+    assert version == "TLSv1.2"
+    assert suite in TLS12_SUITES
+
+
+async def test_server_of_tls_12_only_is_not_spoken_to(
+    dialling: Plane, net: Net, root: Authority
+) -> None:
+    server = await net.server(certificate=root.issue(SERVER))
+    server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    dialling.decide = lambda _: through(server.address)
+
+    user = await net.user(dialling)
+
+    assert await user.read_all() == b""
+    assert (await dialling.closed()).reason is Reason.IO
+    assert not server.tunnels
 
 
 # --- who is let in
@@ -222,6 +256,17 @@ async def test_client_below_intermediates_is_accepted_with_its_chain_in_any_orde
     await serving.asked(2)
 
 
+async def test_client_with_intermediates_that_nobody_needs_is_accepted(
+    serving: Plane, net: Net, root: Authority
+) -> None:
+    certificate = root.issue(CLIENT)
+    unused = Authority("unused").pem + root.intermediate("other").pem
+
+    await call(serving, net, replace(certificate, chain_pem=certificate.chain_pem + unused))
+
+    await serving.asked()
+
+
 async def test_client_below_an_expired_intermediate_is_refused(
     serving: Plane, net: Net, root: Authority
 ) -> None:
@@ -229,6 +274,19 @@ async def test_client_below_an_expired_intermediate_is_refused(
 
     await tunnel.closed()
     assert not serving.flows
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_each_of_several_roots_is_trusted(
+    serving: Plane, net: Net, root: Authority, which: int
+) -> None:
+    roots = [root, Authority("other")]
+    both = b"".join(one.pem for one in roots)
+    serving.certificate = replace(root.issue(SERVER), roots_pem=both)
+
+    await call(serving, net, replace(roots[which].issue(CLIENT), roots_pem=both))
+
+    await serving.asked()
 
 
 # --- who is believed
@@ -278,6 +336,27 @@ async def test_server_is_believed_by_any_of_its_names(
     await (await server.tunnel()).asked()
     (view,) = dialling.engine.tunnels()
     assert view.identity == str(SERVER)
+
+
+@pytest.mark.spec("ops-41")
+async def test_server_is_believed_by_an_alternative_name_of_its_service(
+    dialling: Plane, net: Net, root: Authority
+) -> None:
+    shared = Identity("cluster.local", "shop", "shared")
+    verdict = decide(
+        service("web.test", f"/{VIP}", subject_alt_names=(str(shared),)),
+        pod("web", "10.0.0.2", serves=SERVES),
+        to=f"{VIP}:80",
+    )
+    server = await net.server(certificate=root.issue(shared))
+    (hop,) = verdict.hops
+    dialling.decide = lambda _: replace(verdict, hops=(replace(hop, address=server.address),))
+
+    await net.user(dialling)
+
+    await (await server.tunnel()).asked()
+    (view,) = dialling.engine.tunnels()
+    assert view.identity == str(shared)
 
 
 async def test_new_roots_count_from_the_next_handshake(

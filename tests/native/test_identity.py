@@ -3,31 +3,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
 
-from tests.support.authority import Authority, Leaf, forged, uris
-from tests.support.client_hello import with_suites
-from tests.support.plane import CLIENT, SERVER, through
+from tests.support.authority import SERVER_AUTH, Authority, Leaf, forged, uris
+from tests.support.client_hello import ClientHello, with_suites
+from tests.support.plane import CLIENT, SERVER, forward, through
 from tests.support.tls import tls_context
 from tests.support.wait import until
-from ztunnel_py.dataplane.abc import Role
-from ztunnel_py.errors import Reason
+from ztunnel_py.dataplane.abc import EngineSettings, Role
+from ztunnel_py.dataplane.native import NativeEngine
+from ztunnel_py.errors import Reason, StartError
 from ztunnel_py.identity.spiffe import Identity
+from ztunnel_py.telemetry.access_log import AccessLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.support.net import Net
-    from tests.support.plane import Plane
+    from tests.support.plane import Plane, Planes
     from tests.support.wire import Wire
     from ztunnel_py.identity.certificates import WorkloadCertificate
 
 ELSEWHERE = Identity("elsewhere.local", "ns", "client")
+THIRD = Identity("cluster.local", "ns", "third")
 AES_256, AES_128, CHACHA = 0x1301, 0x1302, 0x1303
+P_256, P_384, X25519, X25519MLKEM768 = 23, 24, 29, 4588
 SERVER_HELLO, ALERT, FATAL_HANDSHAKE_FAILURE = 22, 21, bytes([2, 40])
 
 
@@ -154,6 +159,7 @@ def names(identity: Identity) -> list[x509.GeneralName]:
 UNKNOWN_EXTENSION = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
 REFUSED = {
     "expired": (Leaf(names(CLIENT), is_expired=True), "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
+    "not valid yet": (Leaf(names(CLIENT), is_early=True), "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
     "another trust domain": (uris(str(ELSEWHERE)), "SSLV3_ALERT_CERTIFICATE_UNKNOWN"),
     "no name": (Leaf(), "SSLV3_ALERT_CERTIFICATE_UNKNOWN"),
     "an authority": (Leaf(names(CLIENT), is_ca=True), ""),
@@ -172,6 +178,54 @@ async def test_client_that_is_refused_is_told_by_the_right_alert(
     assert tunnel.alert
     assert tunnel.alert == (alert or tunnel.alert)
     assert (await serving.denied()).reason is Reason.TLS_HANDSHAKE
+
+
+@pytest.mark.parametrize(("length", "is_let_in"), [(6, True), (7, False)])
+async def test_client_below_six_intermediates_is_accepted_and_below_seven_refused(
+    serving: Plane, net: Net, root: Authority, length: int, is_let_in: bool
+) -> None:
+    issuer = root
+    for number in range(length):
+        issuer = issuer.intermediate(f"number {number}")
+
+    tunnel = await call(serving, net, issuer.issue(CLIENT))
+
+    if is_let_in:
+        await tunnel.fence()
+    else:
+        await tunnel.closed()
+        assert tunnel.alert == "TLSV1_ALERT_UNKNOWN_CA"
+
+
+async def test_intermediate_for_servers_only_issues_no_clients(
+    serving: Plane, net: Net, root: Authority
+) -> None:
+    tunnel = await call(serving, net, root.intermediate("odd", [SERVER_AUTH]).issue(CLIENT))
+
+    await tunnel.closed()
+
+    assert tunnel.alert == "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"
+
+
+async def test_client_that_is_revoked_is_told_so(serving: Plane, net: Net, root: Authority) -> None:
+    certificate = root.issue(CLIENT)
+    await serving.engine.revocations_set((root.crl(certificate),))
+
+    tunnel = await call(serving, net, certificate)
+
+    await tunnel.closed()
+    assert tunnel.alert == "SSLV3_ALERT_CERTIFICATE_REVOKED"
+
+
+async def test_client_whose_list_cannot_be_used_is_told_by_handshake_failure(
+    serving: Plane, net: Net, root: Authority
+) -> None:
+    await serving.engine.revocations_set((root.crl(signer=Authority("stranger")),))
+
+    tunnel = await call(serving, net, root.issue(CLIENT))
+
+    await tunnel.closed()
+    assert tunnel.alert == "SSLV3_ALERT_HANDSHAKE_FAILURE"
 
 
 async def test_forged_client_is_told_by_decrypt_error(
@@ -197,9 +251,38 @@ async def test_client_with_a_short_key_is_refused(
         assert tunnel.alert
 
 
+@pytest.mark.parametrize("which", [0, 1])
+async def test_roots_of_one_name_are_told_apart_by_their_keys(
+    serving: Plane, net: Net, root: Authority, which: int
+) -> None:
+    roots = [root, Authority()]
+    both = b"".join(one.pem for one in roots)
+    serving.certificate = dataclasses.replace(root.issue(SERVER), roots_pem=both)
+
+    tunnel = await call(serving, net, roots[which].issue(CLIENT))
+
+    await tunnel.fence()
+
+
+@pytest.mark.spec("ops-40")
+async def test_server_that_is_somebody_else_is_told_and_logged_with_both_names(
+    client: Plane, net: Net, root: Authority, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client.certificate = root.issue(CLIENT)
+    server = await net.server(certificate=root.issue(ELSEWHERE))
+    client.decide = lambda _: through(server.address, sans=(SERVER, THIRD))
+
+    await net.user(client)
+
+    AccessLog().record(await client.closed())
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"the expected SAN ({SERVER},{THIRD}), got {ELSEWHERE}" in line
+    await until(lambda: server.alerts == ["SSLV3_ALERT_CERTIFICATE_UNKNOWN"], "the alert")
+
+
 SERVERS = {
     "expired": (Leaf(names(SERVER), is_expired=True), "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
-    "somebody else": (uris(str(ELSEWHERE)), "SSLV3_ALERT_CERTIFICATE_UNKNOWN"),
+    "not valid yet": (Leaf(names(SERVER), is_early=True), "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
 }
 
 
@@ -216,3 +299,54 @@ async def test_server_that_is_not_believed_is_told_by_the_right_alert(
     assert await user.read_all() == b""
     await until(lambda: bool(server.alerts), "an alert")
     assert server.alerts == [alert]
+
+
+async def test_server_that_is_revoked_is_told_so(client: Plane, net: Net, root: Authority) -> None:
+    certificate = root.issue(SERVER)
+    client.certificate = root.issue(CLIENT)
+    server = await net.server(certificate=certificate)
+    client.decide = lambda _: through(server.address)
+    await client.engine.revocations_set((root.crl(certificate),))
+
+    user = await net.user(client)
+
+    assert await user.read_all() == b""
+    await until(lambda: server.alerts == ["SSLV3_ALERT_CERTIFICATE_REVOKED"], "the alert")
+
+
+# --- post-quantum key exchange
+
+
+@pytest.mark.spec("ops-46")
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO < (3, 5), reason="X25519MLKEM768: OpenSSL 3.5")
+async def test_post_quantum_engine_offers_and_takes_that_and_nothing_else(
+    planes: Planes, net: Net
+) -> None:
+    ours, theirs = await planes(CLIENT, post_quantum=True), await planes(SERVER, post_quantum=True)
+    classic = await planes(CLIENT)
+    app = await net.app()
+    theirs.decide = lambda _: forward(app.address, reporter="destination")
+    ours.decide = lambda _: through(theirs.port(Role.INBOUND), str(app.address))
+
+    await net.user(ours)
+    await app.accept()
+
+    listener = await net.app()
+    ours.decide = lambda _: through(listener.address)
+    await net.user(ours)
+    hello = ClientHello.parse(await (await listener.accept()).read_some())
+    assert hello.groups == [X25519MLKEM768]
+    context = tls_context(net.certify(CLIENT), is_server=False)
+    context.set_ecdh_curve("prime256v1")
+    with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+        await net.raw_tunnel(theirs.port(Role.INBOUND), context=context)
+    classic.decide = lambda _: through(listener.address)
+    await net.user(classic)
+    hello = ClientHello.parse(await (await listener.accept()).read_some())
+    assert hello.groups == [X25519, P_256, P_384, X25519MLKEM768]
+
+
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO >= (3, 5), reason="this OpenSSL knows the group")
+async def test_post_quantum_engine_does_not_start_where_openssl_does_not_know_it() -> None:
+    with pytest.raises(StartError, match="X25519MLKEM768 is not known to OpenSSL"):
+        NativeEngine().start(EngineSettings(post_quantum=True))

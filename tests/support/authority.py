@@ -58,15 +58,25 @@ class Authority:
     def __init__(self, name: str = "root", *, is_expired: bool = False) -> None:
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key: Key = ec.generate_private_key(ec.SECP256R1())
-        self.pem = _pem(self._ca(self._subject, self._key, self._subject, self._key, is_expired))
+        builder = self._authority(self._subject, self._key, self._subject, is_expired)
+        self.pem = _pem(builder.sign(self._key, hashes.SHA256()))
         self.roots_pem = self.pem
         self.intermediates: list[bytes] = []
         """PEM of what lies between a leaf and the root."""
 
-    def intermediate(self, name: str, *, is_expired: bool = False) -> Authority:
-        """An authority certified by this one."""
+    def intermediate(
+        self,
+        name: str,
+        usages: Sequence[x509.ObjectIdentifier] | None = None,
+        *,
+        is_expired: bool = False,
+    ) -> Authority:
+        """An authority certified by this one, for certain usages only if they are given."""
         below = Authority(name)
-        below.pem = _pem(self._ca(below._subject, below._key, self._subject, self._key, is_expired))
+        builder = self._authority(below._subject, below._key, self._subject, is_expired)
+        if usages is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        below.pem = _pem(builder.sign(self._key, hashes.SHA256()))
         below.roots_pem = self.roots_pem
         below.intermediates = [below.pem, *self.intermediates]
         return below
@@ -143,14 +153,13 @@ class Authority:
             builder = builder.add_extension(leaf.more, critical=True)
         return _pem(builder.sign(self._key, hashes.SHA256()))
 
-    def _ca(
-        self, subject: x509.Name, key: Key, issuer: x509.Name, signing: Key, is_expired: bool
-    ) -> x509.Certificate:
+    def _authority(
+        self, subject: x509.Name, key: Key, issuer: x509.Name, is_expired: bool
+    ) -> x509.CertificateBuilder:
         now = _now()
         ends = now - _HOUR if is_expired else now + _DAY
         builder = self._builder(subject, issuer, key.public_key(), now - 2 * _DAY, ends)
-        builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
-        return builder.sign(signing, hashes.SHA256())
+        return builder.add_extension(x509.BasicConstraints(True, None), critical=True)
 
     @staticmethod
     def _builder(

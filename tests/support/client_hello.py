@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SERVER_NAME, ALPN, SESSION_TICKET, PRE_SHARED_KEY, EARLY_DATA = 0, 16, 35, 41, 42
+SERVER_NAME, SUPPORTED_GROUPS, ALPN, SESSION_TICKET = 0, 10, 16, 35
+PRE_SHARED_KEY, EARLY_DATA = 41, 42
 _RECORD_HEADER = 5
 _RANDOM_AT = 4 + 2  # message header, version
 
@@ -29,6 +30,12 @@ class ClientHello(NamedTuple):
             kind = int.from_bytes(rest.take(2), "big")
             extensions[kind] = rest.vector(2)
         return cls(session_id, extensions)
+
+    @property
+    def groups(self) -> list[int]:
+        """Key exchanges offered, in their order."""
+        numbers = _Bytes(self.extensions[SUPPORTED_GROUPS]).vector(2)
+        return [int.from_bytes(numbers[at : at + 2], "big") for at in range(0, len(numbers), 2)]
 
     @property
     def alpn(self) -> list[str]:

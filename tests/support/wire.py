@@ -265,7 +265,8 @@ class WireServer:
         in_crumbs: bool = False,
     ) -> None:
         self._in_crumbs = in_crumbs
-        self._context = tls_context(certificate, is_server=True, trusts_all=trusts_all)
+        self.context = tls_context(certificate, is_server=True, trusts_all=trusts_all)
+        """A test may change it before anybody connects."""
         self._settings = settings
         self._responds = responds
         self.tunnels: list[Wire] = []
@@ -295,7 +296,7 @@ class WireServer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        tls = TlsStream(reader, writer, self._context)
+        tls = TlsStream(reader, writer, self.context)
         tls.in_crumbs = self._in_crumbs
         try:
             await tls.shake_hands()

@@ -7,8 +7,8 @@ plain byte is looked at.
 
 Some of spec identity-ops, A.6 to A.9, is native only, for want of a word in Python's ssl: suites of
 TLS 1.3 cannot be chosen, so that ChaCha20 is offered too; a client whose ALPN has no h2 is let in;
-the age of anchors counts; key exchange and signatures are the library's; and whom only we refuse is
-not told why by an alert.
+the age of anchors counts, the length of chains does not; key exchange and signatures are the
+library's; and whom only we refuse is not told why by an alert.
 """
 
 from __future__ import annotations
