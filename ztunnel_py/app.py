@@ -22,7 +22,6 @@ from ztunnel_py.dataplane.revocations import Revocations
 from ztunnel_py.dataplane.upcalls import Upcalls
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.dns.on_demand import OnDemandDns
-from ztunnel_py.dns.resolver import Resolver
 from ztunnel_py.errors import StartError
 from ztunnel_py.identity import fake
 from ztunnel_py.identity.manager import SecretManager
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from ztunnel_py.config import Config
     from ztunnel_py.config_values import Bind
     from ztunnel_py.dataplane.abc import DataPlane
+    from ztunnel_py.dns.resolver import Resolver
 
 log = logger("ztunnel::app")
 
@@ -79,7 +79,7 @@ async def serve(config: Config) -> None:
     plane = open_engine(config.dataplane, clock)
     epochs.follow(store, plane)
     certificates = Certificates(plane, manager)
-    names = OnDemandDns(partial(Resolver, ipv6=config.ipv6, resolv_conf=config.resolv_conf))
+    names = OnDemandDns(partial(_resolver, config))
     upcalls = Upcalls(plane, store, _settings(config), certificates, names, clock, tasks)
     revalidate = Revalidate(plane, store, upcalls, tasks)
     records = Records(plane, AccessLog())
@@ -187,6 +187,12 @@ def _settings(config: Config) -> Settings:
         localhost_app_tunnel=config.localhost_app_tunnel,
         policy_log_level="info" if config.authz_info_logging else "debug",
     )
+
+
+def _resolver(config: Config) -> Resolver:
+    from ztunnel_py.dns.resolver import Resolver  # which few meshes need
+
+    return Resolver(ipv6=config.ipv6, resolv_conf=config.resolv_conf)
 
 
 def _why(store: Store, settings: Settings, src: str, dst: str) -> dict[str, object]:

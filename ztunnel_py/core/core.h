@@ -52,7 +52,7 @@ struct core_config {
     uint32_t keepalive_retries;
     bool user_timeout;
     bool has_mark;
-    uint32_t mark;        /* SO_MARK of every socket, listeners and what they accept included */
+    uint32_t mark;        /* SO_MARK of dialled sockets; in other namespaces of listeners, too */
     bool port_reuse;      /* SO_REUSEPORT of listeners */
     bool report_opened;   /* records of kind OPENED are wanted */
     bool has_manual_time; /* time stands still until `core_advance` (tests) */

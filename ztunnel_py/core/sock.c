@@ -77,7 +77,10 @@ int sock_listen(const struct core_config *config, int netns, const struct core_l
     const socklen_t len = addr_to_sockaddr(&listen_at->at, listen_at->is_v6, &name);
     if (fd < 0 || !set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1) ||
         (listen_at->is_v6 && !set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) ||
-        !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1) || !set_mark(config, fd)) {
+        !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) {
+        return close_with(fd, errno);
+    }
+    if (netns >= 0 && !set_mark(config, fd)) { /* what is accepted there inherits it */
         return close_with(fd, errno);
     }
     if (config->port_reuse) {

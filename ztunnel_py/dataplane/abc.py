@@ -63,7 +63,7 @@ class SocketOptions:
     keepalive_retries: int = 9
     user_timeout: bool = False
     mark: int | None = None
-    """SO_MARK of all sockets, those that are accepted included; None leaves them unmarked."""
+    """SO_MARK of dialled sockets, and in other namespaces of listeners; None: unmarked."""
     port_reuse: bool = False
     """SO_REUSEPORT of listeners: another proxy may listen beside this one."""
 
