@@ -439,7 +439,6 @@ def test_dedicated_mode_with_local_state_and_fake_ca_is_built(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"PROXY_MODE": "shared"}, "PROXY_MODE=dedicated"),
         ({"ENABLE_PROXY": "false"}, "ENABLE_PROXY"),
         ({"FAKE_CA": "false"}, "FAKE_CA=true"),
     ],

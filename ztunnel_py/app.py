@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from ztunnel_py import lifecycle
 from ztunnel_py.admin.dump import config_dump
+from ztunnel_py.admin.dump_pods import dump_pods
 from ztunnel_py.admin.readiness import Readiness, readiness_server
 from ztunnel_py.admin.server import admin_server
 from ztunnel_py.admin.stats import stats_server
 from ztunnel_py.clock import LoopClock
+from ztunnel_py.config_model import ProxyMode
 from ztunnel_py.dataplane import epochs, open_engine
 from ztunnel_py.dataplane.abc import WorkloadSpec
 from ztunnel_py.dataplane.certificates import Certificates
@@ -25,6 +27,9 @@ from ztunnel_py.dns.on_demand import OnDemandDns
 from ztunnel_py.errors import StartError
 from ztunnel_py.identity import fake
 from ztunnel_py.identity.manager import SecretManager
+from ztunnel_py.inpod.client import Client as AgentClient
+from ztunnel_py.inpod.manager import Manager as PodManager
+from ztunnel_py.inpod.pods import PodProxies
 from ztunnel_py.rpc.server import Server
 from ztunnel_py.state.store import Store
 from ztunnel_py.state.workload import WorkloadInfo
@@ -42,11 +47,14 @@ from ztunnel_py.xds.node import node
 from ztunnel_py.xds.session import Session
 
 if TYPE_CHECKING:
+    from ztunnel_py.admin.dump import Json
     from ztunnel_py.clock import Clock
     from ztunnel_py.config import Config
     from ztunnel_py.config_values import Bind
     from ztunnel_py.dataplane.abc import DataPlane
     from ztunnel_py.dns.resolver import Resolver
+
+POD_MANAGER = "workload proxy manager"
 
 log = logger("ztunnel::app")
 
@@ -61,10 +69,15 @@ async def serve(config: Config) -> None:
     for warning in config.warnings:
         log.warn(warning)
     lifecycle.raise_file_limit()
+    is_shared = config.mode is ProxyMode.SHARED
+    if is_shared:
+        lifecycle.check_namespaces(config.packet_mark)
     tasks, clock = Tasks(), LoopClock()
     readiness = Readiness()
     readiness.register("proxy")
     readiness.register("state manager")
+    if is_shared:
+        readiness.register(POD_MANAGER)
     shutdown = lifecycle.Shutdown(logs.close)
 
     ready = readiness_server(readiness, _addresses(config, config.readiness))
@@ -84,8 +97,18 @@ async def serve(config: Config) -> None:
     revalidate = Revalidate(plane, store, upcalls, tasks)
     records = Records(plane, AccessLog())
 
+    pods = PodManager(
+        PodProxies(plane, upcalls, config.listeners()),
+        clock,
+        lambda is_settled: readiness.set(POD_MANAGER, is_done=is_settled),
+    )
+
+    def dump() -> Json:
+        shown = dump_pods(pods.statuses(), plane.connections()) if is_shared else None
+        return config_dump(config, store, manager.statuses(), static.updates, shown)
+
     admin = admin_server(
-        lambda: config_dump(config, store, manager.statuses(), static.updates),
+        dump,
         lambda: shutdown.request("POST /quitquitquit"),
         _addresses(config, config.admin),
         plane.connections,
@@ -99,11 +122,14 @@ async def serve(config: Config) -> None:
                 *metrics.families(plane, config.istio_version),
                 *metrics.discovery(heard),
                 metrics.lookups(names.counts),
+                *(metrics.pods(pods) if is_shared else ()),
             ]
         ),
         _addresses(config, config.stats),
     )
-    _open_listeners(config, plane, upcalls)
+    plane.start(config.engine_settings())
+    if not is_shared:
+        _open_listeners(config, plane, upcalls)
     if config.crl_path is not None:
         await Revocations(plane, config.crl_path, clock, tasks).start()
     await stats.open()
@@ -116,11 +142,16 @@ async def serve(config: Config) -> None:
     revalidate.start()
     records.start()
     plane.report_opened(wants_opened())
-    plane.workload_serve(_workload_id(config))
+    agent = AgentClient(config.inpod_uds, pods, clock)
+    if is_shared:
+        tasks.spawn(agent.run(shutdown.fail))
+    else:
+        plane.workload_serve(_workload_id(config))
     readiness.done("proxy")
     shutdown.install()
 
     await shutdown.wanted()
+    agent.stop()
     await ready.close()
     await lifecycle.drain(plane, clock, config.drain_deadline_s)
     manager.stop()
@@ -141,10 +172,8 @@ def _open_listeners(config: Config, plane: DataPlane, upcalls: Upcalls) -> None:
     workload = _workload_id(config)
     name = config.workload
     upcalls.serve(workload, WorkloadInfo(name.name, name.namespace, name.service_account))
-    plane.start(config.engine_settings())
-    listeners = config.listeners()
     try:
-        bound = plane.workload_add(WorkloadSpec(workload, listeners))
+        bound = plane.workload_add(WorkloadSpec(workload, config.listeners()))
     except OSError as error:
         raise StartError(f"failed to bind to address {error.filename}: {error.strerror}") from error
     for role, address in bound.items():

@@ -92,10 +92,6 @@ def refuse_unbuilt(config: Config) -> None:
     Raises:
         ConfigError: the settings ask for it; the message says what to set instead.
     """
-    if config.mode is ProxyMode.SHARED:
-        raise ConfigError(
-            "PROXY_MODE: shared mode is not available in this version; set PROXY_MODE=dedicated"
-        )
     if not config.proxy:
         raise ConfigError("ENABLE_PROXY=false leaves nothing to run in this version")
     if not config.fake_ca:

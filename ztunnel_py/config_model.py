@@ -183,5 +183,6 @@ class Config:
                 keepalive_retries=self.keepalive_retries,
                 user_timeout=self.user_timeout,
                 mark=self.packet_mark,
+                port_reuse=self.inpod_port_reuse,
             ),
         )

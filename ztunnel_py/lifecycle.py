@@ -10,10 +10,13 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 from typing import TYPE_CHECKING
 
+from ztunnel_py import netns
 from ztunnel_py.clock import within
 from ztunnel_py.dataplane.abc import DrainMode
+from ztunnel_py.errors import StartError
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ class Shutdown:
         self._flush_logs = flush_logs
         self._wanted = asyncio.Event()
         self._was_interrupted = False
+        self._failure: StartError | None = None
 
     def install(self) -> None:
         """Handles SIGTERM and SIGINT; last of all, so that an earlier signal just ends us."""
@@ -45,9 +49,20 @@ class Shutdown:
             log.info(f"received {why}, shutting down")
             self._wanted.set()
 
+    def fail(self, why: str) -> None:
+        """The program cannot go on: it ends at once, with an error."""
+        self._failure = StartError(why)
+        self._wanted.set()
+
     async def wanted(self) -> None:
-        """Returns when the program is to end."""
+        """Returns when the program is to end.
+
+        Raises:
+            StartError: it ends because something failed.
+        """
         await self._wanted.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def _interrupt(self) -> None:
         if self._was_interrupted:
@@ -64,6 +79,28 @@ async def drain(plane: DataPlane, clock: Clock, deadline_s: float) -> None:
         await within(clock, deadline_s, plane.drained())
     except TimeoutError:
         log.warn("drain duration expired with pending connections, forcefully shutting down")
+
+
+def check_namespaces(mark: int | None) -> None:
+    """Tries what serving pods takes: to enter a network namespace, and to mark sockets.
+
+    Raises:
+        StartError: naming the capability that is missing.
+    """
+    try:
+        home = netns.current()
+        with netns.inside(home):
+            pass
+    except OSError as error:
+        raise StartError(f"PROXY_MODE=shared needs CAP_SYS_ADMIN: {error}") from error
+    if mark is None:
+        return
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        except OSError as error:
+            text = "PROXY_MODE=shared needs CAP_NET_ADMIN or CAP_NET_RAW to mark sockets"
+            raise StartError(f"{text}: {error}") from error
 
 
 def raise_file_limit() -> None:

@@ -39,6 +39,24 @@ class Netns:
         """The descriptor; ours."""
         return self._descriptor
 
+    def is_same(self, other: Netns) -> bool:
+        """Both stand for one namespace."""
+        mine, theirs = (os.fstat(one.fileno()) for one in (self, other))
+        return (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+
+def current() -> Netns:
+    """The namespace of the calling thread.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    descriptor = os.open(_HOME, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return Netns(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 def open_socket(netns: Netns | None, family: int, kind: int) -> socket.socket:
     """A socket in the namespace `netns`; None: in ours.
@@ -61,18 +79,15 @@ def inside(netns: Netns) -> Iterator[None]:
     Raises:
         OSError: the namespace cannot be entered.
     """
-    home = os.open(_HOME, os.O_RDONLY | os.O_CLOEXEC)
+    home = current()
+    _enter(netns.fileno())
     try:
-        _enter(netns.fileno())
-        try:
-            yield
-        finally:
-            try:
-                _enter(home)
-            except OSError:
-                os.abort()
+        yield
     finally:
-        os.close(home)
+        try:
+            _enter(home.fileno())
+        except OSError:
+            os.abort()
 
 
 def _enter(descriptor: int) -> None:

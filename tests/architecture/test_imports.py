@@ -35,6 +35,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         "what is heard becomes state",
     ),
     "dns": ({"state.address"}, "asks for names, whoever wants them"),
+    "inpod": ({"proto", "state.workload", "dataplane.abc"}, "pods become workloads of the engine"),
     "core": (set(), "C, and the table it is made from"),
     "dataplane": ({"core", "decide", "state", "identity", "reference"}, "asks and answers"),
     "reference": ({"dataplane", "decide", "state", "identity"}, "an engine sees the contract only"),
@@ -45,7 +46,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         "tells what it is given",
     ),
     "admin": (
-        {"config", "dataplane.abc", "state", "identity", "telemetry", "xds", "admin"},
+        {"config", "dataplane.abc", "inpod", "state", "identity", "telemetry", "xds", "admin"},
         "shows what it is given",
     ),
     "cli": (
@@ -54,7 +55,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "app": (
         {"admin", "config", "dataplane", "decide", "identity", "lifecycle", "state", "telemetry"}
-        | {"dns", "rpc", "xds"},
+        | {"dns", "inpod", "rpc", "xds"},
         "wires everything",
     ),
     "__main__": ({"app", "cli", "config", "telemetry"}, "the command"),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ztunnel_py.cli.demo_mesh import Event
-    from ztunnel_py.cli.topology import Pod
+    from ztunnel_py.cli.topology import Namespace, Pod
 
 Entry = dict[str, Any]
 
@@ -236,7 +236,7 @@ class Call:
 class Caller:
     """The program in a pod that makes connections for the test."""
 
-    def __init__(self, pod: Pod) -> None:
+    def __init__(self, pod: Namespace) -> None:
         self._count = 0
         self._program = subprocess.Popen(
             pod.command(["env", "-C", str(ROOT), sys.executable, str(_CALLER)]),
@@ -314,6 +314,16 @@ class Proxy:
             for name, inside, value in _SAMPLE.findall(text)
         }
 
+    def readiness(self) -> str:
+        """What the readiness port says."""
+        return self._caller.get(15021, "/healthz/ready").strip()
+
+    def metric(self, name: str) -> int:
+        """A metric without labels."""
+        lines = self._caller.get(15020, "/metrics").splitlines()
+        (value,) = (line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} "))
+        return int(value)
+
     def admin(self, path: str) -> Any:
         """An answer of the admin port."""
         return json.loads(self._caller.get(15000, path))
@@ -374,7 +384,7 @@ class PodMesh:
     """Nodes, pods and what runs in them, from `with` to the end of its block."""
 
     def __init__(self, pods: Mapping[str, str], folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._stack = contextlib.ExitStack()
         self._mesh = Mesh(pods)
         self._callers: dict[str, Caller] = {}
@@ -386,7 +396,7 @@ class PodMesh:
         with contextlib.ExitStack() as stack:
             self.mesh = stack.enter_context(self._mesh)
             stack.callback(self._stop_callers)
-            write_root(self._folder / "root.pem", self._folder / "root.key")
+            write_root(self.folder / "root.pem", self.folder / "root.key")
             self._stack = stack.pop_all()
         return self
 
@@ -424,7 +434,7 @@ class PodMesh:
             "services": list(services),
             "policies": list(policies),
         }
-        (self._folder / "mesh.yaml").write_text(yaml.safe_dump(state, sort_keys=False))
+        (self.folder / "mesh.yaml").write_text(yaml.safe_dump(state, sort_keys=False))
 
     def serve(self, *names: str, **changes: str) -> None:
         """Starts proxies in pods and redirects their traffic; returns when they are ready."""
@@ -440,7 +450,7 @@ class PodMesh:
 
     def run_app(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         """Starts the application of a pod; see `app.py`."""
-        path = self._folder / f"{name}-app.log"
+        path = self.folder / f"{name}-app.log"
         argv = [sys.executable, str(_APP), name, *arguments]
         with path.open("w") as out:
             program = self.pod(name).popen(argv, stdout=out, stderr=out, cwd=ROOT)
@@ -450,9 +460,9 @@ class PodMesh:
 
     def run_envoy(self, name: str, config: Entry, argv: Callable[[Path], list[str]]) -> None:
         """Starts an Envoy in a pod and returns when it listens on 15008."""
-        path = self._folder / f"{name}-envoy.json"
+        path = self.folder / f"{name}-envoy.json"
         path.write_text(json.dumps(config))
-        log = self._folder / f"{name}-envoy.log"
+        log = self.folder / f"{name}-envoy.log"
         with log.open("w") as out:
             program = self.pod(name).popen(argv(path), stdout=out, stderr=out)
 
@@ -467,9 +477,9 @@ class PodMesh:
 
     def identity(self, name: str, domain: str = DOMAIN, root: str = "root") -> Path:
         """The stem of a certificate's files: `.pem` with all, and chain, key and roots."""
-        stem = self._folder / f"{root}-{domain}-{name}"
+        stem = self.folder / f"{root}-{domain}-{name}"
         if not Path(f"{stem}.pem").exists():
-            cert, own = (self._folder / f"{root}.{suffix}" for suffix in ("pem", "key"))
+            cert, own = (self.folder / f"{root}.{suffix}" for suffix in ("pem", "key"))
             if not cert.exists():
                 write_root(cert, own)
             authority = fake.FakeCa(fake.given_root(str(cert), str(own)), ttl_s=3600)
@@ -498,13 +508,13 @@ class PodMesh:
             caller.stop()
 
     def _start(self, pod: Pod, changes: Mapping[str, str]) -> Proxy:
-        path = self._folder / f"{pod.name}-proxy.log"
+        path = self.folder / f"{pod.name}-proxy.log"
         env = environment(
             PROXY_WORKLOAD_INFO=f"{NAMESPACE}/{pod.name}-0/{pod.name}",
             NODE_NAME=pod.node,
-            LOCAL_XDS_PATH=str(self._folder / "mesh.yaml"),
-            FAKE_CA_ROOT_CERT=str(self._folder / "root.pem"),
-            FAKE_CA_ROOT_KEY=str(self._folder / "root.key"),
+            LOCAL_XDS_PATH=str(self.folder / "mesh.yaml"),
+            FAKE_CA_ROOT_CERT=str(self.folder / "root.pem"),
+            FAKE_CA_ROOT_KEY=str(self.folder / "root.key"),
             LOG_FORMAT="json",
             **changes,
         )

@@ -30,14 +30,28 @@ def config_dump(
     store: Store,
     certificates: Iterable[CertificateStatus],
     local_state: Iterable[Update] = (),
+    pods: Json | None = None,
 ) -> Json:
-    """Everything known; `local_state` is what LOCAL_XDS says now, for `staticConfig`."""
-    return dump_state(store) | {
-        "certificates": dump_certificates(certificates),
-        "config": dump_config(config),
-        "staticConfig": dump_static(local_state),
-        "version": BuildInfo.running(config.istio_version).dump(),
-    }
+    """Everything known.
+
+    Args:
+        config: the settings.
+        store: the mesh.
+        certificates: how identities stand.
+        local_state: what LOCAL_XDS says now, for `staticConfig`.
+        pods: `dump_pods` in shared mode, else None.
+    """
+    shared = {} if pods is None else {"workloadState": pods}
+    return (
+        dump_state(store)
+        | shared
+        | {
+            "certificates": dump_certificates(certificates),
+            "config": dump_config(config),
+            "staticConfig": dump_static(local_state),
+            "version": BuildInfo.running(config.istio_version).dump(),
+        }
+    )
 
 
 def dump_certificates(statuses: Iterable[CertificateStatus]) -> list[Json]:

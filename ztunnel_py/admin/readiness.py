@@ -44,6 +44,13 @@ class Readiness:
         elapsed_ms = (self._now() - self._started) * 1000
         _log.info(f"Task '{name}' complete ({elapsed_ms:.1f}ms), {next_}")
 
+    def set(self, name: str, *, is_done: bool) -> None:
+        """A task that may become pending again is complete, or is not."""
+        if not is_done:
+            self.register(name)
+        elif name in self._pending:
+            self.done(name)
+
     @property
     def pending(self) -> list[str]:
         """Names of pending tasks, sorted."""

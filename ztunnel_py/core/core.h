@@ -53,7 +53,7 @@ struct core_config {
     bool user_timeout;
     bool has_mark;
     uint32_t mark;        /* SO_MARK of dialled sockets; in other namespaces of listeners, too */
-    bool port_reuse;      /* SO_REUSEPORT of listeners */
+    bool port_reuse;      /* SO_REUSEPORT of listeners in other namespaces */
     bool report_opened;   /* records of kind OPENED are wanted */
     bool has_manual_time; /* time stands still until `core_advance` (tests) */
 };

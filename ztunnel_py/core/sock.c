@@ -83,7 +83,7 @@ int sock_listen(const struct core_config *config, int netns, const struct core_l
     if (netns >= 0 && !set_mark(config, fd)) { /* what is accepted there inherits it */
         return close_with(fd, errno);
     }
-    if (config->port_reuse) {
+    if (netns >= 0 && config->port_reuse) {
         (void)set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1); /* else bind says what is wrong */
     }
     if (listen_at->role != CORE_INBOUND) {

@@ -65,7 +65,7 @@ class SocketOptions:
     mark: int | None = None
     """SO_MARK of dialled sockets, and in other namespaces of listeners; None: unmarked."""
     port_reuse: bool = False
-    """SO_REUSEPORT of listeners: another proxy may listen beside this one."""
+    """SO_REUSEPORT of listeners in other namespaces: another proxy may listen beside this one."""
 
 
 @dataclass(frozen=True, slots=True)

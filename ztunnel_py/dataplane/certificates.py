@@ -39,6 +39,10 @@ class Certificates:
         """
         self._hold(workload, identity, await self._manager.get(identity))
 
+    def forget(self, workload: str) -> None:
+        """The engine holds nothing for it any more."""
+        self._held.pop(workload, None)
+
     def _hold(self, workload: str, identity: Identity, certificate: WorkloadCertificate) -> None:
         if self._held.get(workload) == (identity, certificate):
             return

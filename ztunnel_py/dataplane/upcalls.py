@@ -29,7 +29,7 @@ from ztunnel_py.decide.verdict import Action, HopProtocol, Verdict
 from ztunnel_py.errors import LookupFailedError, Reason
 from ztunnel_py.identity.ca import IdentityError
 from ztunnel_py.identity.spiffe import Identity
-from ztunnel_py.state.workload import Workload
+from ztunnel_py.state.workload import Workload, WorkloadInfo
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import Hop, Note
     from ztunnel_py.state.address import Ip
     from ztunnel_py.state.store import Store
-    from ztunnel_py.state.workload import WorkloadInfo
     from ztunnel_py.tasks import Tasks
 
 QUESTIONS_PER_TURN = 64
@@ -52,6 +51,9 @@ IDENTITY_TRIES = 3
 """The workload may have got another identity while its certificate was waited for."""
 LOOKUP_TRIES = 3
 """The hop may have gone while its address was looked up."""
+
+_NOBODY = WorkloadInfo("", "", "")
+"""Whom the id of a pod that is gone stands for, while questions about it are on their way."""
 
 log = logger("ztunnel::proxy")
 
@@ -95,6 +97,12 @@ class Upcalls:
     def serve(self, workload: str, info: WorkloadInfo) -> None:
         """Names the workload that an engine's workload id stands for."""
         self._infos[workload] = info
+
+    def forget(self, workload: str) -> None:
+        """That id stands for nobody any more; questions that are open for it are denied."""
+        self._infos.pop(workload, None)
+        self._last_known.pop(workload, None)
+        self._certificates.forget(workload)
 
     def workloads(self) -> list[str]:
         """The engine's workload ids that are served."""
@@ -236,7 +244,7 @@ class Upcalls:
 
     def _identity(self, workload: str, local: Workload) -> Identity:
         """The workload's trust domain with the namespace and account the proxy was given."""
-        info = self._infos[workload]
+        info = self._infos.get(workload, _NOBODY)
         return Identity(local.trust_domain, info.namespace, info.service_account)
 
     async def _warm_up(self, workload: str) -> None:
@@ -245,7 +253,7 @@ class Upcalls:
             await self._identify(workload, local)  # a failure is told to the connection it fails
 
     def _local(self, workload: str) -> Workload | WorkloadInfo:
-        info = self._infos[workload]
+        info = self._infos.get(workload, _NOBODY)
         local = self._store.local_workload(info)
         if local is None:
             return info
@@ -265,7 +273,7 @@ class Upcalls:
         try:
             await within(self._clock, WORKLOAD_WAIT_S, appeared)
         except TimeoutError:
-            log.warn(f"timed out waiting for workload {self._infos[workload]}")
+            log.warn(f"timed out waiting for workload {self._infos.get(workload, _NOBODY)}")
         finally:
             unsubscribe()
 

@@ -48,9 +48,9 @@ def listen(
     sock = open_socket(netns, family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if options.mark is not None and netns is not None:
+        if netns is not None and options.mark is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, options.mark)
-        if options.port_reuse:
+        if netns is not None and options.port_reuse:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address, port))
         sock.listen(BACKLOG)

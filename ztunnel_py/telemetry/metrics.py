@@ -9,6 +9,7 @@ the form below. Source: spec dataplane, sections 12.1 to 12.3; identity-ops, E.1
     istio_build                  which Istio version this reports itself as
     istio_tcp_*                  traffic by label set
     istio_on_demand_dns          lookups of workloads that have a hostname only
+    workload_manager_*           pods of this node (no istio_ in front, as in ztunnel)
     istio_xds_*                  what has come from the control plane, and how streams ended
     istio_crl_*                  whom revocation lists turn away
     ztunnel_py_events_total      ours: event counters of the engine by name
@@ -62,6 +63,26 @@ class DiscoveryCounts(Protocol):
     @property
     def message_bytes(self) -> Mapping[str, int]:
         """Bytes of their resources' payloads by type."""
+
+
+class PodCounts(Protocol):
+    """The part of a manager of pods that metrics read."""
+
+    @property
+    def running(self) -> int:
+        """Pods that are served."""
+
+    @property
+    def pending(self) -> int:
+        """Pods that could not be started."""
+
+    @property
+    def started(self) -> int:
+        """Proxies started so far."""
+
+    @property
+    def stopped(self) -> int:
+        """Proxies stopped so far."""
 
 
 class Sample(NamedTuple):
@@ -170,6 +191,22 @@ def _traffic(slots: Mapping[TrafficLabels, SlotCounts]) -> Iterator[Family]:
         ("connections_failed", "TCP connections that ended with an error (unstable).", failed),
     ):
         yield Family(f"istio_tcp_{name}", "counter", help_, samples)
+
+
+def pods(counts: PodCounts) -> Iterator[Family]:
+    """Pods of this node, by how they stand; proxies started and stopped so far."""
+    for name, type_, help_, value in (
+        ("active_proxy_count", "gauge", "Proxies of pods that run.", counts.running),
+        (
+            "pending_proxy_count",
+            "gauge",
+            "Proxies of pods that could not be started.",
+            counts.pending,
+        ),
+        ("proxies_started", "counter", "Proxies of pods that were started.", counts.started),
+        ("proxies_stopped", "counter", "Proxies of pods that were stopped.", counts.stopped),
+    ):
+        yield Family(f"workload_manager_{name}", type_, help_, [Sample("", value)])
 
 
 def lookups(counts: Mapping[tuple[str, ...], int]) -> Family:

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One proxy for all pods of a node, as an agent tells it: each in its own namespace."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.netns.mesh_state import (
+    APP_PORT,
+    NAMESPACE,
+    PodMesh,
+    at,
+    constant,
+    fields,
+    key,
+    service,
+    spiffe,
+    wait,
+    workload,
+)
+from tests.netns.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ztunnel_py.cli.topology import Pod
+
+PODS = {"cart": "node-a", "web": "node-a", "prices": "node-b", "spare": "node-b"}
+VIP = "10.96.0.10"
+
+
+@pytest.fixture(scope="module")
+def mesh(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodMesh]:
+    """Two nodes; applications in all pods but the spare one."""
+    with PodMesh(PODS, tmp_path_factory.mktemp("inpod")) as mesh:
+        mesh.know(
+            [
+                workload(
+                    mesh.pod(name),
+                    services={key("prices"): {80: APP_PORT}} if name == "prices" else {},
+                )
+                for name in PODS
+            ],
+            [service("prices", VIP, {80: APP_PORT})],
+        )
+        for name in ("cart", "web", "prices"):
+            mesh.run_app(name, "--echo", str(APP_PORT))
+        yield mesh
+
+
+@pytest.fixture
+def nodes(mesh: PodMesh) -> Iterator[tuple[Node, Node]]:
+    """Both nodes with their agents, and no proxy."""
+    with Node(mesh, "node-a") as first, Node(mesh, "node-b") as second:
+        yield first, second
+
+
+def listening(pod: Pod) -> list[str]:
+    """Lines of `ss` about our listeners in a pod."""
+    lines = pod.run(["ss", "-Htlne"]).stdout.splitlines()
+    return [line for line in lines if line.split()[3].rpartition(":")[2].startswith("150")]
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_pods_of_two_nodes_talk_each_with_its_own_identity(
+    mesh: PodMesh, nodes: tuple[Node, Node], engine: str
+) -> None:
+    first, second = nodes
+    cart, web, prices = (mesh.pod(name) for name in ("cart", "web", "prices"))
+    here = first.serve(cart, web, ZTUNNEL_DATAPLANE=engine)
+    there = second.serve(prices, ZTUNNEL_DATAPLANE=engine)
+
+    for client in (cart, web):
+        for family in ("ipv4", "ipv6"):
+            marks = here.mark(), there.mark()
+            target = getattr(prices, family)
+            with mesh.caller(client.name).call(target) as call:
+                assert call.greeting() == f"prices:{APP_PORT}"
+                assert call.echoed()
+            outbound, inbound = (mark.line() for mark in marks)
+            assert constant(outbound) == constant(inbound) == fields(client, prices, is_mutual=True)
+            assert outbound["dst.addr"] == at(target, 15008)
+            assert str(inbound["src.addr"]).startswith(at(getattr(client, family), 0)[:-1])
+            peer = mesh.apps["prices"].events()[-1]["source"][0]
+            assert peer == getattr(client, family), "the application sees the client"
+
+    with mesh.caller("cart").call(VIP, 80) as call:
+        assert call.greeting() == f"prices:{APP_PORT}"
+    with mesh.caller("cart").call(web.ipv4) as call:
+        assert call.greeting() == f"web:{APP_PORT}"
+    identities = {one["identity"] for one in here.admin("/config_dump")["certificates"]}
+    assert identities == {spiffe("cart"), spiffe("web")}
+
+
+@pytest.mark.spec("ops-60", "ops-74")
+def test_listeners_exist_when_the_pod_is_acknowledged_marked_and_shared(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    cart = mesh.pod("cart")
+    proxy = nodes[0].start()
+    nodes[0].agent.meet()
+
+    assert nodes[0].agent.add(cart) == ""
+
+    found = listening(cart)
+    ports = {int(line.split()[3].rpartition(":")[2]) for line in found}
+    assert ports == {15001, 15006, 15008}
+    assert all("fwmark:0x539" in line for line in found), found
+    assert not listening(mesh.pod("web"))
+    assert proxy.metric("workload_manager_active_proxy_count") == 1
+    assert proxy.metric("workload_manager_proxies_started_total") == 1
+
+
+@pytest.mark.spec("ops-75")
+def test_two_proxies_may_serve_one_pod(mesh: PodMesh, nodes: tuple[Node, Node]) -> None:
+    cart = mesh.pod("cart")
+    nodes[0].serve(cart)
+    with Node(mesh, "node-b") as elsewhere:  # the admin ports of node-a are taken
+        proxy = elsewhere.start()
+        elsewhere.agent.meet()
+        assert elsewhere.agent.add(cart) == ""
+        assert len(listening(cart)) == 6
+        assert proxy.program.poll() is None
+
+
+@pytest.mark.spec("ops-75")
+def test_without_port_reuse_a_second_proxy_is_refused(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    cart = mesh.pod("cart")
+    for node in nodes:
+        node.start(INPOD_PORT_REUSE="false")
+        node.agent.meet()
+    assert nodes[0].agent.add(cart) == ""
+    assert "Address already in use" in nodes[1].agent.add(cart)
+
+
+@pytest.mark.spec("ops-61", "ops-70", "ops-78")
+def test_pod_whose_port_is_taken_is_served_once_it_is_free(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    spare = mesh.pod("spare")
+    proxy = nodes[1].start()
+    nodes[1].agent.meet()
+    wait(lambda: proxy.readiness() == "ready", "readiness")
+    occupant = mesh.run_app("spare", "--echo", "15008")
+
+    problem = nodes[1].agent.add(spare)
+
+    assert problem.startswith("failed to start proxy : ")
+    assert "Address already in use" in problem
+    assert proxy.readiness() == "not ready, pending: workload proxy manager"
+    info = {"name": "spare-0", "namespace": NAMESPACE, "serviceAccount": "spare"}
+    shown = proxy.admin("/config_dump")["workloadState"]
+    assert shown == {"spare": {"state": "Pending", "info": info}}
+    assert proxy.metric("workload_manager_pending_proxy_count") == 1
+    occupant.kill()
+    occupant.wait()
+    wait(lambda: proxy.readiness() == "ready", "the pod to be served")
+    assert len(listening(spare)) == 3
+    assert proxy.admin("/config_dump")["workloadState"]["spare"]["state"] == "Up"
+
+
+@pytest.mark.spec("ops-73", "ops-78")
+def test_pod_that_goes_takes_its_connections_along_and_no_others(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    cart, web, prices = (mesh.pod(name) for name in ("cart", "web", "prices"))
+    proxy = nodes[0].serve(cart, web)
+    nodes[1].serve(prices)
+    before = proxy.descriptors()
+    with (
+        mesh.caller("cart").call(prices.ipv4) as ends,
+        mesh.caller("web").call(prices.ipv4) as stays,
+    ):
+        assert ends.greeting() == stays.greeting() == f"prices:{APP_PORT}"
+        (shown,) = proxy.admin("/config_dump")["workloadState"]["cart"]["connections"]["outbound"]
+        assert (shown["protocol"], shown["originalDst"]) == ("HBONE", at(prices.ipv4, APP_PORT))
+        assert shown["src"] == ends.local
+
+        assert nodes[0].agent.delete("cart") == ""
+
+        assert ends.read().ended in ("fin", "reset")
+        assert stays.echoed()
+    assert listening(cart) == []
+    assert list(proxy.admin("/config_dump")["workloadState"]) == ["web"]
+    assert proxy.metric("workload_manager_proxies_stopped_total") == 1
+    for _ in range(20):
+        assert nodes[0].agent.add(cart) == ""
+        assert nodes[0].agent.delete("cart") == ""
+    assert proxy.descriptors() <= before
+    cart.unenrol()
+
+
+@pytest.mark.spec("ops-69", "ops-70")
+def test_agent_that_is_away_is_missed_and_connections_go_on(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    cart, prices = mesh.pod("cart"), mesh.pod("prices")
+    proxy = nodes[0].serve(cart)
+    nodes[1].serve(prices)
+    with mesh.caller("cart").call(prices.ipv4) as call:
+        assert call.greeting() == f"prices:{APP_PORT}"
+        nodes[0].agent.order("hang_up")
+        wait(lambda: "workload proxy manager" in proxy.readiness(), "the loss to be noticed")
+        assert call.echoed()
+        nodes[0].agent.order("accept")
+        nodes[0].agent.order("keep", uid="cart")
+        assert nodes[0].agent.ack() == ""
+        nodes[0].agent.order("snapshot")
+        assert nodes[0].agent.ack() == ""
+        wait(lambda: proxy.readiness() == "ready", "readiness")
+        assert call.echoed()
+
+
+@pytest.mark.spec("ops-63", "ops-64")
+def test_agent_that_breaks_the_protocol_ends_the_program(nodes: tuple[Node, Node]) -> None:
+    proxy = nodes[0].start()
+    nodes[0].agent.meet()
+
+    nodes[0].agent.order("snapshot")
+
+    assert nodes[0].agent.ack() == "protocol error: a second SnapshotSent"
+    assert proxy.program.wait(10) == 1
+    assert "broke the protocol: a second SnapshotSent" in proxy.journal.path.read_text()
+
+
+def test_proxy_that_is_told_to_go_lets_connections_finish(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    cart, prices = mesh.pod("cart"), mesh.pod("prices")
+    proxy = nodes[0].serve(cart)
+    nodes[1].serve(prices)
+    with mesh.caller("cart").call(prices.ipv4) as call:
+        assert call.greeting() == f"prices:{APP_PORT}"
+        proxy.program.send_signal(signal.SIGTERM)
+        assert nodes[0].agent.order("ack") == {"end": True}
+        wait(lambda: not listening(cart), "the listeners to go")
+        assert call.echoed()
+    assert proxy.program.wait(10) == 0
+
+
+@pytest.mark.spec("ops-77")
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [("-sys_admin", "CAP_SYS_ADMIN"), ("-net_admin,-net_raw", "CAP_NET_ADMIN or CAP_NET_RAW")],
+)
+def test_missing_capabilities_are_named_at_the_start(
+    nodes: tuple[Node, Node], missing: str, named: str
+) -> None:
+    drop = [f"--bounding-set={missing}", f"--inh-caps={missing}"]
+    proxy = nodes[0].start("setpriv", *drop)
+
+    assert proxy.program.wait(10) == 1
+    assert f"PROXY_MODE=shared needs {named}" in proxy.journal.path.read_text()
