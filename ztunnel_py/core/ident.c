@@ -18,9 +18,9 @@ static const char SIGNATURES[] =
     "ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ecdsa_secp521r1_sha512:ed25519:"
     "rsa_pss_rsae_sha256:rsa_pss_rsae_sha384:rsa_pss_rsae_sha512:"
     "rsa_pkcs1_sha256:rsa_pkcs1_sha384:rsa_pkcs1_sha512";
-/* The first that the library knows all of: OpenSSL 3.5, older ones, FIPS providers. */
+/* The first that the library knows all of: OpenSSL 3.5, older ones; the FIPS providers of both. */
 static const char *const GROUPS[] = {"X25519:P-256:P-384:X25519MLKEM768", "X25519:P-256:P-384",
-                                     "P-256:P-384"};
+                                     "P-256:P-384:X25519MLKEM768", "P-256:P-384"};
 static const char POST_QUANTUM_GROUP[] = "X25519MLKEM768";
 static const unsigned char ALPN[] = {2, 'h', '2'};
 /* Certificates of a few hundred bytes do not get shorter, but slower (OpenSSL 3.2 and later). */
@@ -119,24 +119,25 @@ static bool set_certificate(SSL_CTX *ctx, STACK_OF(X509) * chain, EVP_PKEY *key)
     return is_set;
 }
 
-/* Authorities that share a name, as self-signed ones of Istio do, are told apart by their keys. */
-static int is_issuer(X509_STORE_CTX *store, X509 *certificate, X509 *issuer) {
-    (void)store;
-    EVP_PKEY *const key = X509_get0_pubkey(issuer);
-    return X509_check_issued(issuer, certificate) == X509_V_OK && key != NULL &&
-           X509_verify(certificate, key) == 1;
-}
-
-static bool has_namesakes(STACK_OF(X509) * roots) {
-    for (int i = 1; i < sk_X509_num(roots); i++) {
-        const X509_NAME *const name = X509_get_subject_name(sk_X509_value(roots, i));
-        for (int j = 0; j < i; j++) {
-            if (X509_NAME_cmp(X509_get_subject_name(sk_X509_value(roots, j)), name) == 0) {
-                return true;
-            }
+/* The anchor that issued a certificate. Those that share a name, as self-signed ones of Istio do,
+ * are told apart by their keys; the library takes the first. */
+static int find_anchor(X509 **anchor, X509_STORE_CTX *store, X509 *certificate) {
+    STACK_OF(X509) *const named =
+        X509_STORE_CTX_get1_certs(store, X509_get_issuer_name(certificate));
+    const int n = sk_X509_num(named);
+    *anchor = NULL;
+    (void)ERR_set_mark();
+    for (int i = 0; i < n && *anchor == NULL; i++) {
+        X509 *const one = sk_X509_value(named, i);
+        if (X509_check_issued(one, certificate) == X509_V_OK &&
+            (n == 1 || X509_verify(certificate, X509_get0_pubkey(one)) == 1) &&
+            X509_up_ref(one) == 1) {
+            *anchor = one;
         }
     }
-    return false;
+    (void)ERR_pop_to_mark();
+    sk_X509_pop_free(named, X509_free);
+    return *anchor != NULL;
 }
 
 static bool set_trust(SSL_CTX *ctx, STACK_OF(X509) * roots, bool is_server) {
@@ -149,9 +150,7 @@ static bool set_trust(SSL_CTX *ctx, STACK_OF(X509) * roots, bool is_server) {
             return false;
         }
     }
-    if (has_namesakes(roots)) {
-        X509_STORE_set_check_issued(store, is_issuer); /* a signature more, so not always */
-    }
+    X509_STORE_set_get_issuer(store, find_anchor);
     X509_VERIFY_PARAM *const param = SSL_CTX_get0_param(ctx);
     X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
     X509_VERIFY_PARAM_set_depth(param, MAX_INTERMEDIATES);
