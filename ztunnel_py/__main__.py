@@ -93,12 +93,29 @@ def _check_tls() -> None:
     """
     import ssl
 
+    configuration = os.environ.get("OPENSSL_CONF")
+    if configuration is None:
+        return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     except ssl.SSLError as error:
         raise StartError(
-            f"OpenSSL cannot speak TLS ({error.reason or error}); check whether the providers "
-            f"that OPENSSL_CONF={os.environ.get('OPENSSL_CONF', '')} names are installed"
+            f"OPENSSL_CONF={configuration}: OpenSSL cannot speak TLS with it ({error.reason}); "
+            "check whether the providers that it names are installed"
+        ) from error
+    _check_keys(configuration)
+
+
+def _check_keys(configuration: str) -> None:
+    from cryptography.exceptions import InternalError
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        ec.generate_private_key(ec.SECP256R1())
+    except InternalError as error:
+        raise StartError(
+            f"OPENSSL_CONF={configuration}: the Python package cryptography cannot make keys with "
+            "it; its wheels bring an OpenSSL of their own: build it against the system's"
         ) from error
 
 
