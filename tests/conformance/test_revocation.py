@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import ssl
 import time
 from typing import TYPE_CHECKING
 
@@ -429,6 +431,33 @@ async def test_change_during_handshakes_leaves_no_revoked_tunnel(
             await tunnel.closed()
     assert len(serving.engine.tunnels()) == len(revocations)
     assert rejections(serving) == rejected("destination", len(revocations))
+
+
+async def test_change_between_a_clients_certificate_and_the_end_of_its_handshake_counts(
+    serving: Plane, net: Net, root: Authority
+) -> None:
+    certificate = root.issue(CLIENT)
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = tls_context(certificate, is_server=False, trusts_all=True).wrap_bio(heard, said)
+    user = await net.dial(serving.port(Role.INBOUND))
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    user.send(said.read())
+    while not said.pending:
+        heard.write(await user.read_some())
+        with contextlib.suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+    last = said.read()
+    user.send(last[:-1])
+    await until(lambda: user.unread_by_engine == 0, "the certificate to be read")
+
+    await serving.engine.revocations_set((root.crl(certificate),))
+    user.send(last[-1:])
+
+    await serving.denied()
+    assert rejections(serving) == rejected("destination", 1)
+    assert not serving.engine.tunnels()
+    await user.ending()
 
 
 async def test_renewal_and_lists_do_not_undo_each_other(
