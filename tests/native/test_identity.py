@@ -197,6 +197,19 @@ async def test_client_below_six_intermediates_is_accepted_and_below_seven_refuse
         assert tunnel.alert == "TLSV1_ALERT_UNKNOWN_CA"
 
 
+async def test_client_that_presents_more_than_a_chain_is_not_listened_to(
+    serving: Plane, net: Net, root: Authority
+) -> None:
+    certificate = root.issue(CLIENT)
+    more = dataclasses.replace(certificate, chain_pem=certificate.chain_pem + 200 * root.pem)
+
+    tunnel = await call(serving, net, more)
+
+    await tunnel.closed()
+    assert tunnel.alert
+    assert (await serving.denied()).reason is Reason.TLS_HANDSHAKE
+
+
 async def test_intermediate_for_servers_only_issues_no_clients(
     serving: Plane, net: Net, root: Authority
 ) -> None:
