@@ -62,7 +62,7 @@ def _usage() -> str:
 
 
 def _proxy() -> int:
-    from ztunnel_py import config
+    from ztunnel_py import config, openssl
     from ztunnel_py.telemetry import log
 
     try:
@@ -71,7 +71,10 @@ def _proxy() -> int:
         log.configure(settings.log_filter, is_json=settings.is_log_json)
         log.logger("ztunnel::app").info(f"data plane: {settings.dataplane}")
 
-        _check_tls()
+        openssl.check()
+        if settings.compliance_policy == "pqc":
+            openssl.exchange_keys_post_quantum()
+
         import uvloop
 
         from ztunnel_py import app
@@ -83,40 +86,6 @@ def _proxy() -> int:
         return 1
     log.close()
     return 0
-
-
-def _check_tls() -> None:
-    """Looks whether there is any TLS, before libraries trip over its absence.
-
-    Raises:
-        StartError: OpenSSL is configured for a provider that is not there, FIPS most likely.
-    """
-    import ssl
-
-    configuration = os.environ.get("OPENSSL_CONF")
-    if configuration is None:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    except ssl.SSLError as error:
-        raise StartError(
-            f"OPENSSL_CONF={configuration}: OpenSSL cannot speak TLS with it ({error.reason}); "
-            "check whether the providers that it names are installed"
-        ) from error
-    _check_keys(configuration)
-
-
-def _check_keys(configuration: str) -> None:
-    from cryptography.exceptions import InternalError
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    try:
-        ec.generate_private_key(ec.SECP256R1())
-    except InternalError as error:
-        raise StartError(
-            f"OPENSSL_CONF={configuration}: the Python package cryptography cannot make keys with "
-            "it; its wheels bring an OpenSSL of their own: build it against the system's"
-        ) from error
 
 
 if __name__ == "__main__":

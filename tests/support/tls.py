@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 from typing import TYPE_CHECKING
@@ -42,6 +43,14 @@ def tls_context(
         context.load_cert_chain(f"/proc/self/fd/{fd}")
         os.close(fd)
     return context
+
+
+def first_record(context: ssl.SSLContext) -> bytes:
+    """What a client says first: its ClientHello."""
+    said = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), said).do_handshake()
+    return said.read()
 
 
 class TlsStream:
