@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: `ztunnel-py proxy`, `connections`, `tunnels`, `why`, `demo`, `version`, `help`."""
+"""The command: `ztunnel-py proxy` and what goes with it; see `help`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ ztunnel-py {version}: node proxy of an Istio ambient mesh
   ztunnel-py connections       show what is open in a running proxy
   ztunnel-py tunnels           show its HBONE connections
   ztunnel-py why SRC DST       explain what happens to a connection; --state FILE needs no proxy
+  ztunnel-py agent             tell a proxy in shared mode of the pods of this machine
+  ztunnel-py enroll NAME       redirect a pod's traffic to it; unenroll ends that, enrolled lists
   ztunnel-py demo [--stay]     build a two-node mesh in namespaces and show a connection
   ztunnel-py version           print the build
   ztunnel-py help              print this
@@ -36,6 +38,10 @@ def run(arguments: list[str] | None = None) -> int:
             from ztunnel_py.cli import live
 
             return live.main(command, arguments[1:])
+        case "agent" | "enroll" | "unenroll" | "enrolled":
+            from ztunnel_py.cli import agent
+
+            return agent.main(command, arguments[1:])
         case "why":
             from ztunnel_py.cli import why
 

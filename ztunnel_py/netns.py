@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CLONE_NEWNET = 0x40000000
+_NS_GET_NSTYPE = 0xB703
 _HOME = "/proc/thread-self/ns/net"
 
 
@@ -38,6 +39,13 @@ class Netns:
     def fileno(self) -> int:
         """The descriptor; ours."""
         return self._descriptor
+
+    def is_network(self) -> bool:
+        """It is a network namespace, and not something else."""
+        try:
+            return fcntl.ioctl(self._descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
+        except OSError:
+            return False
 
     def is_same(self, other: Netns) -> bool:
         """Both stand for one namespace."""

@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "dns": ({"state.address"}, "asks for names, whoever wants them"),
     "inpod": ({"proto", "state.workload", "dataplane.abc"}, "pods become workloads of the engine"),
+    "agent": ({"proto", "state.workload", "agent"}, "the other end of what inpod hears"),
     "core": (set(), "C, and the table it is made from"),
     "dataplane": ({"core", "decide", "state", "identity", "reference"}, "asks and answers"),
     "reference": ({"dataplane", "decide", "state", "identity"}, "an engine sees the contract only"),
@@ -51,7 +52,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         "shows what it is given",
     ),
     "cli": (
-        {"cli", "decide", "state.store", "xds.local"},
+        {"agent", "cli", "decide", "state.store", "xds.local"},
         "runs the program from outside; `why` asks decisions about a file, without a program",
     ),
     "app": (

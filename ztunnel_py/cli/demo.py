@@ -172,6 +172,7 @@ class Tour:
         event = self._demo.journals["server"].wait(
             lambda event: (
                 event.get("scope") == "access"
+                and event.get("direction") == "inbound"
                 and str(event.get("src.addr", "")).startswith(f"{pod.ipv4}:")
                 and "error" in event
             )
@@ -291,7 +292,8 @@ def _demonstrate(break_: str | None, *, stay: bool) -> int:
     started = time.monotonic()
     screen = Screen()
     with DemoMesh(break_) as demo:
-        screen.title(f"Two nodes, three pods, a proxy in each ({time.monotonic() - started:.1f} s)")
+        took = time.monotonic() - started
+        screen.title(f"Two nodes, each with a proxy for its pods ({took:.1f} s)")
         for pod in demo.mesh.pods.values():
             screen.line(f"{pod.node}: {pod.name:<9} {pod.ipv4}  {pod.ipv6}")
         failed = Tour(demo, screen).run()
@@ -308,8 +310,8 @@ def _demonstrate(break_: str | None, *, stay: bool) -> int:
 def _stay(demo: DemoMesh, screen: Screen) -> None:
     """Lists commands to try and waits for Ctrl-C."""
 
-    def command(pod: str, *argv: str) -> str:
-        space = demo.mesh.pod(pod)
+    def command(name: str, *argv: str) -> str:
+        space = demo.mesh.nodes.get(name) or demo.mesh.pod(name)
         if demo.mesh.realm.is_root:
             return shlex.join(["ip", "netns", "exec", space.netns, *argv])
         return shlex.join(space.command(argv))
@@ -319,8 +321,8 @@ def _stay(demo: DemoMesh, screen: Screen) -> None:
     url = f"http://{VIP}:{VIP_PORT}/hello"
     screen.line(command("client", "curl", url))
     screen.line(command("intruder", "curl", url))
-    screen.line(command("client", "curl", "http://127.0.0.1:15000/config_dump"))
-    screen.line(command("server", "curl", "http://127.0.0.1:15020/metrics"))
+    screen.line(command("node-a", "curl", "http://127.0.0.1:15000/config_dump"))
+    screen.line(command("node-b", "curl", "http://127.0.0.1:15020/metrics"))
     screen.line(command("client", "iptables", "-t", "nat", "-nvL"))
     screen.line(f"tail -f {demo.folder}/*.log")
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's mesh: three pods, a proxy in each, a web server, and what the proxies write down."""
+"""The demo's mesh: three pods on two nodes, a proxy and an agent on each, and a web server."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ztunnel_py.cli.topology import REPOSITORY, Mesh, TopologyError
+from ztunnel_py.cli.topology import NETNS_DIR, NODES, REPOSITORY, Mesh, TopologyError
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from ztunnel_py.cli.topology import Pod
+    from ztunnel_py.cli.topology import Namespace, Pod
 
 Event = dict[str, Any]
 
@@ -42,7 +42,7 @@ APP_PORT = 8080
 BULK_BYTES = 256 << 20
 START_TIMEOUT_S = 15.0
 LOG_TIMEOUT_S = 3.0
-OUR_PROXY = (sys.executable, "-m", "ztunnel_py", "proxy", "ztunnel")
+OURS = (sys.executable, "-m", "ztunnel_py")
 
 
 class Journal:
@@ -93,7 +93,6 @@ class DemoMesh:
         self,
         break_: str | None = None,
         *,
-        proxy: Sequence[str] = OUR_PROXY,
         outsiders: Mapping[str, str] | None = None,
     ) -> None:
         """Plans it.
@@ -103,7 +102,6 @@ class DemoMesh:
         """
         self._break = break_
         self._outsiders = outsiders or {}
-        self._proxy = proxy
         self._stack = contextlib.ExitStack()
         self.journals: dict[str, Journal] = {}
         self.secret = f"secret-{secrets.token_hex(16)}"
@@ -119,13 +117,16 @@ class DemoMesh:
             self.mesh = stack.enter_context(Mesh({**PODS, **self._outsiders}))
             self._write_files()
             app = self._start_app()
-            proxies = {name: self._start_proxy(self.mesh.pod(name)) for name in PODS}
+            agents = {node: self._start_agent(self.mesh.node(node)) for node in NODES}
+            proxies = {node: self._start_proxy(self.mesh.node(node)) for node in NODES}
+            for node, agent in agents.items():
+                self._await_agent(node, agent)
             for name in PODS:
-                self.mesh.pod(name).enrol()
+                self._enroll(self.mesh.pod(name))
             self._await(self.mesh.pod("server"), app, f"http://127.0.0.1:{APP_PORT}/", "app.log")
-            for name, proxy in proxies.items():
+            for node, proxy in proxies.items():
                 ready = "http://127.0.0.1:15021/healthz/ready"
-                self._await(self.mesh.pod(name), proxy, ready, f"{name}.log")
+                self._await(self.mesh.node(node), proxy, ready, f"{node}.log")
             self._stack = stack.pop_all()
         return self
 
@@ -227,20 +228,47 @@ class DemoMesh:
             site = self.folder / "site"
             return self.mesh.pod("server").popen(argv, stdout=log, stderr=log, cwd=site)
 
-    def _start_proxy(self, pod: Pod) -> subprocess.Popen[str]:
-        path = self.folder / f"{pod.name}.log"
-        self.journals[pod.name] = Journal(path)
-        with path.open("w") as log:
-            return pod.popen(
-                self._proxy, stdout=log, stderr=log, env=self._env(pod), cwd=REPOSITORY
-            )
+    def _start_agent(self, node: Namespace) -> subprocess.Popen[str]:
+        argv = [*OURS, "agent", "--zds", str(self._socket(node.name))]
+        argv += ["--control", str(self._control(node.name))]
+        argv += ["--state", str(self.folder / f"{node.name}.json")]
+        with (self.folder / f"{node.name}-agent.log").open("w") as log:
+            return node.popen(argv, stdout=log, stderr=log, cwd=REPOSITORY)
 
-    def _env(self, pod: Pod) -> Mapping[str, str]:
+    def _start_proxy(self, node: Namespace) -> subprocess.Popen[str]:
+        path = self.folder / f"{node.name}.log"
+        for pod in self.mesh.pods.values():
+            if pod.node == node.name:
+                self.journals[pod.name] = Journal(path)
+        argv, env = [*OURS, "proxy", "ztunnel"], self._env(node.name)
+        with path.open("w") as log:
+            return node.popen(argv, stdout=log, stderr=log, env=env, cwd=REPOSITORY)
+
+    def _enroll(self, pod: Pod) -> None:
+        argv = [*OURS, "enroll", pod.name, "--control", str(self._control(pod.node))]
+        argv += ["--namespace", NAMESPACE, "--service-account", pod.name]
+        argv += ["--netns", f"{NETNS_DIR}/{pod.netns}"]
+        self.mesh.node(pod.node).run(["env", "-C", str(REPOSITORY), *argv])
+
+    def _socket(self, node: str) -> Path:
+        return self.folder / f"{node}.zds"
+
+    def _control(self, node: str) -> Path:
+        return self.folder / f"{node}.control"
+
+    def _await_agent(self, node: str, agent: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._control(node).exists():
+            if agent.poll() is not None or time.monotonic() > deadline:
+                words = (self.folder / f"{node}-agent.log").read_text(errors="replace").strip()
+                raise TopologyError(f"the agent of {node} is not there:\n{words[-2000:]}")
+            time.sleep(0.02)
+
+    def _env(self, node: str) -> Mapping[str, str]:
         return {
-            "PROXY_MODE": "dedicated",
-            "PROXY_WORKLOAD_INFO": f"{NAMESPACE}/{pod.name}/{pod.name}",
-            "PACKET_MARK": "1337",
-            "NODE_NAME": pod.node,
+            "PROXY_MODE": "shared",
+            "INPOD_UDS": str(self._socket(node)),
+            "NODE_NAME": node,
             "XDS_ADDRESS": "",
             "LOCAL_XDS_PATH": str(self.folder / "state.yaml"),
             "FAKE_CA": "true",
@@ -251,7 +279,7 @@ class DemoMesh:
             "RUST_LOG": "info,ztunnel::path=debug",
         }
 
-    def _await(self, pod: Pod, program: subprocess.Popen[str], url: str, log: str) -> None:
+    def _await(self, pod: Namespace, program: subprocess.Popen[str], url: str, log: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         check = ["curl", "--silent", "--fail", "--max-time", "1", "--output", "/dev/null", url]
         while pod.run(check, check=False).returncode != 0:
