@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ztunnel_py import lifecycle
 from ztunnel_py.admin.dump import config_dump
@@ -16,7 +17,7 @@ from ztunnel_py.admin.stats import stats_server
 from ztunnel_py.clock import LoopClock
 from ztunnel_py.config_model import ProxyMode
 from ztunnel_py.dataplane import epochs, open_engine
-from ztunnel_py.dataplane.abc import WorkloadSpec
+from ztunnel_py.dataplane.abc import Role, WorkloadSpec
 from ztunnel_py.dataplane.certificates import Certificates
 from ztunnel_py.dataplane.records import Records
 from ztunnel_py.dataplane.revalidate import Revalidate
@@ -51,10 +52,12 @@ if TYPE_CHECKING:
     from ztunnel_py.clock import Clock
     from ztunnel_py.config import Config
     from ztunnel_py.config_values import Bind
-    from ztunnel_py.dataplane.abc import DataPlane
+    from ztunnel_py.dataplane.abc import DataPlane, ListenAddress
     from ztunnel_py.dns.resolver import Resolver
 
 POD_MANAGER = "workload proxy manager"
+ITSELF = "ztunnel"
+"""The engine's name for the proxy's own pod."""
 
 log = logger("ztunnel::app")
 
@@ -128,8 +131,9 @@ async def serve(config: Config) -> None:
         _addresses(config, config.stats),
     )
     plane.start(config.engine_settings())
-    if not is_shared:
-        _open_listeners(config, plane, upcalls)
+    served = _served(config)
+    if served is not None:
+        _open_listeners(served, plane, upcalls)
     if config.crl_path is not None:
         await Revocations(plane, config.crl_path, clock, tasks).start()
     await stats.open()
@@ -145,8 +149,8 @@ async def serve(config: Config) -> None:
     agent = AgentClient(config.inpod_uds, pods, clock)
     if is_shared:
         tasks.spawn(agent.run(shutdown.fail))
-    else:
-        plane.workload_serve(_workload_id(config))
+    if served is not None:
+        plane.workload_serve(served.id)
     readiness.done("proxy")
     shutdown.install()
 
@@ -166,14 +170,39 @@ async def serve(config: Config) -> None:
     log.info("shutdown complete")
 
 
-def _open_listeners(config: Config, plane: DataPlane, upcalls: Upcalls) -> None:
+class _Served(NamedTuple):
+    """A workload of this proxy's own namespace."""
+
+    id: str
+    info: WorkloadInfo
+    listeners: tuple[ListenAddress, ...]
+    settings: Settings
+
+
+def _served(config: Config) -> _Served | None:
+    """The workload of a dedicated proxy; in shared mode the proxy's own pod, if it is named.
+
+    Of its own pod others may reach the metrics, with the identity that they prove and under its
+    policies. Source: spec identity-ops, section D.7.
+    """
+    settings = _settings(config)
+    if config.workload is not None:
+        name = config.workload
+        info = WorkloadInfo(name.name, name.namespace, name.service_account)
+        return _Served("/".join(name), info, config.listeners(), settings)
+    pod, namespace, account = config.pod_name, config.pod_namespace, config.service_account
+    if not (pod and namespace and account):
+        return None
+    inbound = tuple(one for one in config.listeners() if one.role is Role.INBOUND)
+    own = dataclasses.replace(settings, keep_source=False)
+    return _Served(ITSELF, WorkloadInfo(pod, namespace, account), inbound, own)
+
+
+def _open_listeners(served: _Served, plane: DataPlane, upcalls: Upcalls) -> None:
     """Binds the proxy's ports; connections wait in the kernel until they are served."""
-    assert config.workload is not None
-    workload = _workload_id(config)
-    name = config.workload
-    upcalls.serve(workload, WorkloadInfo(name.name, name.namespace, name.service_account))
+    upcalls.serve(served.id, served.info, served.settings)
     try:
-        bound = plane.workload_add(WorkloadSpec(workload, config.listeners()))
+        bound = plane.workload_add(WorkloadSpec(served.id, served.listeners))
     except OSError as error:
         raise StartError(f"failed to bind to address {error.filename}: {error.strerror}") from error
     for role, address in bound.items():
@@ -182,15 +211,9 @@ def _open_listeners(config: Config, plane: DataPlane, upcalls: Upcalls) -> None:
             {
                 "address": Display(str(address)),
                 "component": role.value,
-                "transparent": plane.is_transparent(workload, role),
+                "transparent": plane.is_transparent(served.id, role),
             },
         )
-
-
-def _workload_id(config: Config) -> str:
-    """A dedicated proxy serves one workload; its name is as good an id as any."""
-    assert config.workload is not None
-    return "/".join(config.workload)
 
 
 def _authority(config: Config) -> fake.FakeCa:

@@ -75,16 +75,14 @@ int sock_listen(const struct core_config *config, int netns, const struct core_l
     const int fd = socket_in(netns, family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC);
     struct sockaddr_storage name;
     const socklen_t len = addr_to_sockaddr(&listen_at->at, listen_at->is_v6, &name);
-    if (fd < 0 || !set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1) ||
+    const bool is_shared = netns >= 0 && config->port_reuse;
+    if (fd < 0 || !set_int(fd, SOL_SOCKET, is_shared ? SO_REUSEPORT : SO_REUSEADDR, 1) ||
         (listen_at->is_v6 && !set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) ||
         !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) {
         return close_with(fd, errno);
     }
     if (netns >= 0 && !set_mark(config, fd)) { /* what is accepted there inherits it */
         return close_with(fd, errno);
-    }
-    if (netns >= 0 && config->port_reuse) {
-        (void)set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1); /* else bind says what is wrong */
     }
     if (listen_at->role != CORE_INBOUND) {
         set_keepalive(config, fd); /* PING watches the others */

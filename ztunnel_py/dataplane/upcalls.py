@@ -92,15 +92,19 @@ class Upcalls:
         self._clock = clock
         self._tasks = tasks
         self._infos: dict[str, WorkloadInfo] = {}
+        self._own_settings: dict[str, Settings] = {}
         self._last_known: dict[str, Workload] = {}
 
-    def serve(self, workload: str, info: WorkloadInfo) -> None:
-        """Names the workload that an engine's workload id stands for."""
+    def serve(self, workload: str, info: WorkloadInfo, settings: Settings | None = None) -> None:
+        """Names the workload that an engine's workload id stands for, with settings of its own."""
         self._infos[workload] = info
+        if settings is not None:
+            self._own_settings[workload] = settings
 
     def forget(self, workload: str) -> None:
         """That id stands for nobody any more; questions that are open for it are denied."""
         self._infos.pop(workload, None)
+        self._own_settings.pop(workload, None)
         self._last_known.pop(workload, None)
         self._certificates.forget(workload)
 
@@ -203,17 +207,18 @@ class Upcalls:
         return dataclasses.replace(self._verdict(question.key, local), epoch=epoch)
 
     def _verdict(self, key: Key | None, local: Workload | WorkloadInfo) -> Verdict:
+        settings = self._settings
+        if key is not None:
+            settings = self._own_settings.get(key.workload, settings)
         match key:
             case OutboundKey():
-                return outbound.decide(self._store, self._settings, key, local)
+                return outbound.decide(self._store, settings, key, local)
             case InboundKey():
-                return inbound.decide(self._store, self._rulebook, self._settings, key, local)
+                return inbound.decide(self._store, self._rulebook, settings, key, local)
             case PassthroughKey():
-                return inbound.decide_passthrough(
-                    self._store, self._rulebook, self._settings, key, local
-                )
+                return inbound.decide_passthrough(self._store, self._rulebook, settings, key, local)
             case RemoteKey():
-                return outbound.decide_remote(self._store, self._settings, key, local)
+                return outbound.decide_remote(self._store, settings, key, local)
             case None:
                 if isinstance(local, Workload):
                     return Verdict(Action.FORWARD)

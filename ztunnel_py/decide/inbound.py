@@ -74,6 +74,7 @@ def decide(
         workload = _known(local)
         _validate(store, settings, reading, workload, asked)
         target = _target(store, settings, reading, workload, asked)
+        target = target._replace(keep_source=target.keep_source and settings.keep_source)
     except Refused as refused:
         return denial(local, refused, reading.uses)
     source = _source(store, settings, reading)

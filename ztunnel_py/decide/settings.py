@@ -20,5 +20,7 @@ class Settings:
     """Read baggage of requests and answer with the workload's own (`ENABLE_RESPONSE_BAGGAGE`)."""
     localhost_app_tunnel: bool = True
     """Dial applications that take PROXY headers on loopback (`LOCALHOST_APP_TUNNEL`)."""
+    keep_source: bool = True
+    """Dial applications from the client's address, where the engine can."""
     policy_log_level: str = "debug"
     """Level of the lines about matched policies (`AUTHZ_POLICY_INFO_LOGGING` makes it info)."""

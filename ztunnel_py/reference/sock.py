@@ -47,11 +47,11 @@ def listen(
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = open_socket(netns, family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        is_shared = netns is not None and options.port_reuse
+        reuse = socket.SO_REUSEPORT if is_shared else socket.SO_REUSEADDR
+        sock.setsockopt(socket.SOL_SOCKET, reuse, 1)
         if netns is not None and options.mark is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, options.mark)
-        if netns is not None and options.port_reuse:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address, port))
         sock.listen(BACKLOG)
     except OSError as error:
