@@ -14,7 +14,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from ztunnel_py import netns
-from ztunnel_py.clock import within
+from ztunnel_py.clock import pause, within
 from ztunnel_py.dataplane.abc import DrainMode
 from ztunnel_py.errors import StartError
 from ztunnel_py.telemetry.log import logger
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from ztunnel_py.clock import Clock
     from ztunnel_py.dataplane.abc import DataPlane
+
+STEP_ASIDE_S = 0.2
+"""A few round trips between nodes."""
 
 log = logger("ztunnel::app")
 
@@ -73,7 +76,13 @@ class Shutdown:
 
 
 async def drain(plane: DataPlane, clock: Clock, deadline_s: float) -> None:
-    """Lets connections finish for `deadline_s`, then ends them."""
+    """Lets connections finish for `deadline_s`, then ends them.
+
+    In pods another proxy may have taken our place. It gets the new connections first, so that those
+    whose handshake is under way are not lost with our listeners.
+    """
+    plane.step_aside()
+    await pause(clock, min(STEP_ASIDE_S, deadline_s))
     plane.drain(None, DrainMode.GRACEFUL)
     try:
         await within(clock, deadline_s, plane.drained())

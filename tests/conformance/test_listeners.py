@@ -191,3 +191,16 @@ async def test_removed_workload_listens_no_more_and_the_others_do(client: Plane,
         await net.dial(client.port(Role.OUTBOUND, "b"))
     await net.user(client)
     await app.accept()
+
+
+async def test_stepping_aside_alone_changes_nothing(client: Plane, net: Net) -> None:
+    app = await net.app()
+    client.decide = lambda _: forward(app.address, reporter="source")
+
+    client.engine.step_aside()
+
+    user = await net.user(client)
+    served = await app.accept()
+    user.end()
+    served.end()
+    await client.closed()

@@ -81,8 +81,10 @@ class Agent:
 class Node:
     """A node of a mesh with its agent; proxies are started by the test."""
 
-    def __init__(self, mesh: PodMesh, name: str) -> None:
-        self.space = mesh.mesh.node(name)
+    def __init__(self, mesh: PodMesh, name: str, space: Namespace | None = None) -> None:
+        """The node `name`; its proxy lives in its namespace, or in `space`."""
+        self.name = name
+        self.space = space or mesh.mesh.node(name)
         self._folder = mesh.folder
         self._name = f"{name}-{secrets.token_hex(3)}"
         self._socket = mesh.folder / f"{self._name}.sock"
@@ -107,7 +109,7 @@ class Node:
                 "PROXY_MODE": "shared",
                 "PROXY_WORKLOAD_INFO": None,
                 "PACKET_MARK": None,
-                "NODE_NAME": self.space.name,
+                "NODE_NAME": self.name,
                 "INPOD_UDS": str(self._socket),
                 "LOCAL_XDS_PATH": str(self._folder / "mesh.yaml"),
                 "FAKE_CA_ROOT_CERT": str(self._folder / "root.pem"),

@@ -402,3 +402,10 @@ PyObject *convert_from_tunnel_view(const struct core_tunnel_view *view) {
     row_put(&row, PyLong_FromLong(view->receive_window));
     return row_end(&row);
 }
+
+void convert_list_add(PyObject **list, PyObject *row) {
+    if (*list != NULL && (row == NULL || PyList_Append(*list, row) != 0)) {
+        Py_CLEAR(*list);
+    }
+    Py_XDECREF(row);
+}

@@ -67,4 +67,7 @@ PyObject *convert_from_names(const char *(*name)(size_t i), size_t n);
 /* A tuple of `n` ints. */
 PyObject *convert_from_numbers(const uint64_t *numbers, size_t n);
 
+/* Appends `row`, a new reference or NULL. A row that is missing drops the list. */
+void convert_list_add(PyObject **list, PyObject *row);
+
 #endif

@@ -271,6 +271,17 @@ static void drain(struct core *core, struct workload *workload, bool is_immediat
     core_call(core, end_workload, &ending);
 }
 
+void core_step_aside(struct core *core) {
+    for (size_t i = 0; i < core->n_workloads; i++) {
+        const struct workload *const workload = core->workloads[i];
+        for (size_t role = 0; role < CORE_ROLES && workload->netns >= 0; role++) {
+            if (workload->listeners[role].fd >= 0) {
+                sock_step_aside(workload->listeners[role].fd);
+            }
+        }
+    }
+}
+
 void core_drain(struct core *core, uint32_t scope, bool is_immediate) {
     for (size_t i = 0; i < core->n_workloads; i++) {
         if (in_scope(core->workloads[i], scope)) {

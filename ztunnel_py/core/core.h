@@ -81,6 +81,10 @@ void core_stop(struct core *core);
 /* Frees a stopped core, also one whose records were not read. */
 void core_free(struct core *core);
 
+/* New connections go to another proxy that listens at the same addresses, if there is one; those
+ * that the kernel has begun for us are still served. */
+void core_step_aside(struct core *core);
+
 /* Ends connections of one workload or of all (CORE_ALL). Graceful: listeners close after serving
  * what the kernel had accepted, inbound tunnels say GOAWAY, what runs may finish. Immediate: what
  * runs ends with REASON_DRAINED, what waits in the listeners' queues is not served. [sync] */

@@ -44,14 +44,6 @@ static void drop_released(struct core *core) {
     }
 }
 
-/* Appends `row`, a new reference or NULL. A row that is missing drops the list. */
-static void list_add(PyObject **list, PyObject *row) {
-    if (*list != NULL && (row == NULL || PyList_Append(*list, row) != 0)) {
-        Py_CLEAR(*list);
-    }
-    Py_XDECREF(row);
-}
-
 /* A call whose only argument is a workload, and that may have to wait for workers. */
 static PyObject *call_for_workload(PyObject *self, PyObject *arg,
                                    void (*call)(struct core *core, uint32_t workload)) {
@@ -127,6 +119,22 @@ static PyObject *py_stop(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_NONE;
 }
 
+/* Does `what` with a running core. */
+static PyObject *call_core(PyObject *self, void (*what)(struct core *core)) {
+    struct core *core = running(self);
+    if (core == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+        what(core);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_step_aside(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    return call_core(self, core_step_aside);
+}
+
 static PyObject *py_drain(PyObject *self, PyObject *args) {
     struct core *core = running(self);
     uint32_t workload = 0;
@@ -174,7 +182,7 @@ static PyObject *py_workload_add(PyObject *self, PyObject *args) {
     }
     PyObject *list = PyList_New(0);
     for (size_t i = 0; i < listeners.n; i++) {
-        list_add(&list, convert_from_listener(&listeners.items[i]));
+        convert_list_add(&list, convert_from_listener(&listeners.items[i]));
     }
     return list;
 }
@@ -281,7 +289,7 @@ static PyObject *py_recv_questions(PyObject *self, PyObject *arg) {
         n = core_recv_questions(core, questions, left < BATCH ? left : BATCH);
         for (size_t i = 0; i < n; i++) {
             if (list != NULL) {
-                list_add(&list, convert_from_question(&questions[i]));
+                convert_list_add(&list, convert_from_question(&questions[i]));
             }
             core_question_free(core, &questions[i]);
         }
@@ -342,7 +350,7 @@ static PyObject *py_live_keys(PyObject *self, PyObject *arg) {
     Py_END_ALLOW_THREADS
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
-        list_add(&list, convert_from_live(&live[i]));
+        convert_list_add(&list, convert_from_live(&live[i]));
     }
     core_live_free(core, live, n);
     return list;
@@ -383,7 +391,7 @@ static PyObject *py_connections(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Py_END_ALLOW_THREADS
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
-        list_add(&list, convert_from_conn_view(&views[i]));
+        convert_list_add(&list, convert_from_conn_view(&views[i]));
     }
     core_connections_free(core, views, n);
     return list;
@@ -401,7 +409,7 @@ static PyObject *py_tunnels(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Py_END_ALLOW_THREADS
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
-        list_add(&list, convert_from_tunnel_view(&views[i]));
+        convert_list_add(&list, convert_from_tunnel_view(&views[i]));
     }
     core_tunnels_free(core, views, n);
     return list;
@@ -457,7 +465,7 @@ static PyObject *py_recv_records(PyObject *self, PyObject *arg) {
         n = core_recv_records(core, records, left < BATCH ? left : BATCH);
         for (size_t i = 0; i < n; i++) {
             if (list != NULL) {
-                list_add(&list, convert_from_record(&records[i]));
+                convert_list_add(&list, convert_from_record(&records[i]));
             }
             core_record_release(core, &records[i]);
         }
@@ -491,14 +499,7 @@ static PyObject *py_advance(PyObject *self, PyObject *arg) {
 }
 
 static PyObject *py_fence(PyObject *self, PyObject *Py_UNUSED(unused)) {
-    struct core *core = running(self);
-    if (core == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS
-        core_fence(core);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    return call_core(self, core_fence);
 }
 
 /* --- the type and the module */
@@ -526,6 +527,8 @@ static PyGetSetDef FDS[] = {
 static PyMethodDef METHODS[] = {
     METHOD(stop, METH_NOARGS, "($self, /)",
            "Ends what lives, then the workers; records and counters can still be read."),
+    METHOD(step_aside, METH_NOARGS, "($self, /)",
+           "Leaves new connections to another proxy at the same addresses."),
     METHOD(drain, METH_VARARGS, "($self, workload, is_immediate, /)",
            "Ends one workload's connections, or all (ALL)."),
     METHOD(is_idle, METH_O, "($self, workload, /)",

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -76,6 +77,7 @@ int sock_listen(const struct core_config *config, int netns, const struct core_l
     struct sockaddr_storage name;
     const socklen_t len = addr_to_sockaddr(&listen_at->at, listen_at->is_v6, &name);
     const bool is_shared = netns >= 0 && config->port_reuse;
+    const int off = 0;
     if (fd < 0 || !set_int(fd, SOL_SOCKET, is_shared ? SO_REUSEPORT : SO_REUSEADDR, 1) ||
         (listen_at->is_v6 && !set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)) ||
         !set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1)) {
@@ -91,7 +93,18 @@ int sock_listen(const struct core_config *config, int netns, const struct core_l
         !sock_local(fd, bound)) {
         return close_with(fd, errno);
     }
+    if (is_shared) { /* an earlier one may have stepped aside, which was not meant for us */
+        (void)setsockopt(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &off, sizeof(off));
+    }
     return fd;
+}
+
+void sock_step_aside(int fd) {
+    /* Of two listeners the elder is the first, so the second is the other one. Where there is no
+     * second the kernel chooses as if there were no program. */
+    struct sock_filter second = BPF_STMT(BPF_RET | BPF_K, 1);
+    const struct sock_fprog program = {.len = 1, .filter = &second};
+    (void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
 }
 
 bool sock_make_transparent(int fd) {

@@ -18,6 +18,10 @@
 int sock_listen(const struct core_config *config, int netns, const struct core_listen *listen,
                 struct addr *bound);
 
+/* From now on connections go to whoever shares the address with this listener, if anybody does; it
+ * keeps what the kernel has begun for it. */
+void sock_step_aside(int fd);
+
 /* Sets IP_TRANSPARENT, which tells whether client addresses can be kept. */
 bool sock_make_transparent(int fd);
 

@@ -301,6 +301,12 @@ class DataPlane(Protocol):
             StartError: it cannot do what they ask for.
         """
 
+    def step_aside(self) -> None:
+        """Leaves new connections in pods to another proxy that listens there, if there is one.
+
+        What the kernel has begun for this one is still served.
+        """
+
     def drain(self, workload: str | None, mode: DrainMode) -> None:
         """Ends one workload's connections, or all; returns at once. May be called again."""
 

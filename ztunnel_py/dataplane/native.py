@@ -115,6 +115,13 @@ class NativeEngine:
         self._settings = settings
         self._is_running = True
 
+    def step_aside(self) -> None:
+        """See the contract."""
+        for socks in self._socks.values():
+            socks.step_aside()
+        if self._is_running:
+            self._core.step_aside()
+
     def drain(self, workload: str | None, mode: DrainMode) -> None:
         """See the contract."""
         number = _core.ALL if workload is None else self._ids[workload]

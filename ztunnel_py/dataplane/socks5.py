@@ -115,6 +115,10 @@ class Socks5:
         """Begins to accept."""
         self._listener.serve()
 
+    def step_aside(self) -> None:
+        """As the engine."""
+        self._listener.step_aside()
+
     def drain(self, mode: DrainMode) -> None:
         """Closes the listener; negotiations go on (GRACEFUL) or end now."""
         self._listener.close(serve_backlog=mode is DrainMode.GRACEFUL)

@@ -41,6 +41,7 @@ class Listener:
         self._on_exhausted = on_exhausted
         self._pause: Timer | None = None
         self._is_serving = False
+        self._is_shared = netns is not None and settings.sockets.port_reuse
         orig_src = settings.orig_src
         self._sock = sockets.listen(where.address, where.port, settings.sockets, netns)
         self.is_transparent = orig_src is not False and sockets.make_transparent(self._sock)
@@ -58,6 +59,11 @@ class Listener:
         self._pause = None
         self._is_serving = True
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept, _BATCH)
+
+    def step_aside(self) -> None:
+        """Leaves new connections to whoever listens beside this, if it may be shared."""
+        if self._is_shared and self._sock.fileno() >= 0:
+            sockets.step_aside(self._sock)
 
     def close(self, *, serve_backlog: bool = False) -> None:
         """Stops listening; connections that the kernel had already accepted are served if asked."""

@@ -101,6 +101,12 @@ class ReferenceEngine:
             )
         self.settings = settings
 
+    def step_aside(self) -> None:
+        """See the contract."""
+        for local in self._locals.values():
+            for listener in local.listeners.values():
+                listener.step_aside()
+
     def drain(self, workload: str | None, mode: DrainMode) -> None:
         """See the contract."""
         for local in self._scope(workload):
