@@ -318,7 +318,7 @@ def test_two_sources_of_local_state_are_refused(tmp_path: Path) -> None:
     assert "LOCAL_XDS_PATH" in refusal
 
 
-@pytest.mark.spec("ops-87")
+@pytest.mark.spec("ops-87", "state-30")
 def test_on_demand_discovery_with_dns_is_refused(tmp_path: Path) -> None:
     assert "XDS_ON_DEMAND" in _refusal(tmp_path, {"XDS_ON_DEMAND": "true"})
 

@@ -96,7 +96,8 @@ async def serve(config: Config) -> None:
     epochs.follow(store, plane)
     certificates = Certificates(plane, manager)
     names = OnDemandDns(partial(_resolver, config))
-    upcalls = Upcalls(plane, store, _settings(config), certificates, names, clock, tasks)
+    on_demand = discovery.on_demand if discovery is not None and config.xds_on_demand else None
+    upcalls = Upcalls(plane, store, _settings(config), certificates, names, clock, tasks, on_demand)
     revalidate = Revalidate(plane, store, upcalls, tasks)
     records = Records(plane, AccessLog())
 

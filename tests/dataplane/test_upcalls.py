@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from ztunnel_py.dataplane.abc import DataPlane
+    from ztunnel_py.dataplane.upcalls import OnDemand
     from ztunnel_py.decide.verdict import Verdict
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
@@ -136,7 +137,10 @@ class Mind:
     """Everything between a question and its answer."""
 
     def __init__(
-        self, certify: Callable[[Identity], WorkloadCertificate], settings: Settings | None = None
+        self,
+        certify: Callable[[Identity], WorkloadCertificate],
+        settings: Settings | None = None,
+        on_demand: OnDemand | None = None,
     ) -> None:
         self.plane, self.clock, self.store = ScriptedPlane(), FakeClock(), Store()
         self.authority, self.tasks = Authority(certify), Tasks()
@@ -152,6 +156,7 @@ class Mind:
             self.names,
             self.clock,
             self.tasks,
+            on_demand,
         )
         self.upcalls.serve("w", A)
 

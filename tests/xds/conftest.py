@@ -12,6 +12,7 @@ import pytest
 from tests.support.istiod.server import Istiod
 from tests.support.wait import DEADLINE_S, until
 from ztunnel_py import config
+from ztunnel_py.clock import LoopClock
 from ztunnel_py.rpc.server import Server
 from ztunnel_py.state.store import Store
 from ztunnel_py.tasks import Tasks
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from ztunnel_py.clock import Timer
+    from ztunnel_py.clock import Clock, Timer
 
 
 class HastyClock:
@@ -47,14 +48,13 @@ class HastyClock:
 class Discovery:
     """What a proxy has of a control plane."""
 
-    def __init__(self, settings: config.Config) -> None:
-        self.clock = HastyClock()
+    def __init__(self, settings: config.Config, clock: Clock) -> None:
         self.store = Store()
         self.counts = Counts()
         session = Session(node(settings), on_demand=settings.xds_on_demand)
         ingest = Ingest(self.store, self.counts)
         channel = Server.discovery(settings).channel
-        self.client = Client(channel, session, ingest, self.counts, self.clock)
+        self.client = Client(channel, session, ingest, self.counts, clock)
 
     def uids(self) -> set[str]:
         """Workloads that are known."""
@@ -83,11 +83,12 @@ class Plane:
         self._directory = directory
         self._tasks = tasks
 
-    def discover(self, **environ: str) -> Discovery:
-        """A client that runs, with these variables."""
+    def discover(self, clock: Clock | None = None, **environ: str) -> Discovery:
+        """A client that runs, with these variables; time passes as it does."""
         own = {"XDS_ADDRESS": self.istiod.address, "XDS_ROOT_CA": str(self.roots)}
         own |= {"POD_NAME": "p", "POD_NAMESPACE": "n", "PROXY_MODE": "shared"}
-        found = Discovery(config.load({**own, **environ}, self._directory))
+        settings = config.load({**own, **environ}, self._directory)
+        found = Discovery(settings, clock or LoopClock())
         self._tasks.spawn(found.client.run())
         return found
 

@@ -12,6 +12,7 @@ from tests.state.build import at
 from tests.support.istiod.server import Istiod
 from tests.support.wait import settle
 from tests.xds import build
+from tests.xds.conftest import HastyClock
 from ztunnel_py import config
 from ztunnel_py.proto.discovery_pb2 import DeltaDiscoveryRequest
 from ztunnel_py.rpc.server import Server
@@ -36,9 +37,9 @@ async def first_push(stream: Stream) -> None:
     await stream.accepted()
 
 
-async def synced(plane: Plane) -> tuple[Discovery, Stream]:
+async def synced(plane: Plane, clock: HastyClock | None = None) -> tuple[Discovery, Stream]:
     """A client that is ready, and its stream."""
-    discovery = plane.discover()
+    discovery = plane.discover(clock)
     stream = await plane.istiod.stream()
     await first_push(stream)
     await discovery.synced()
@@ -99,13 +100,13 @@ async def test_a_new_stream_lists_what_was_accepted_with_versions_and_nothing_el
 
 @pytest.mark.spec("state-23")
 async def test_a_stream_that_ends_in_order_is_followed_by_another_at_once(plane: Plane) -> None:
-    discovery, stream = await synced(plane)
+    discovery, stream = await synced(plane, clock := HastyClock())
 
     stream.end()
     await plane.istiod.stream()
 
     assert discovery.counts.terminations == {"Complete": 1}
-    assert discovery.clock.pauses == []
+    assert clock.pauses == []
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ async def test_a_stream_that_ends_in_order_is_followed_by_another_at_once(plane:
 async def test_a_stream_that_fails_is_followed_by_another_after_a_pause(
     code: grpc.StatusCode, message: str, reason: str, pauses: list[float], plane: Plane
 ) -> None:
-    discovery, stream = await synced(plane)
+    discovery, stream = await synced(plane, clock := HastyClock())
 
     stream.end(code, message)
     stream = await plane.istiod.stream()
@@ -137,7 +138,7 @@ async def test_a_stream_that_fails_is_followed_by_another_after_a_pause(
     await plane.istiod.stream()
 
     assert discovery.counts.terminations == {reason: 2}
-    assert discovery.clock.pauses == pauses
+    assert clock.pauses == pauses
 
 
 async def test_a_server_that_refuses_every_stream_is_asked_less_and_less_often(
@@ -145,24 +146,24 @@ async def test_a_server_that_refuses_every_stream_is_asked_less_and_less_often(
 ) -> None:
     plane.istiod.refuses = grpc.StatusCode.UNAUTHENTICATED, "request authenticate failure"
 
-    discovery = plane.discover()
+    discovery = plane.discover(clock := HastyClock())
     await discovery.ended("ConnectionError", 4)
 
-    assert discovery.clock.pauses[:4] == pytest.approx([0.02, 0.04, 0.08, 0.16])
+    assert clock.pauses[:4] == pytest.approx([0.02, 0.04, 0.08, 0.16])
 
 
 async def test_a_server_that_is_not_there_yet_is_found_when_it_comes(
     plane: Plane,
 ) -> None:
     await plane.istiod.stop()
-    discovery = plane.discover()
+    discovery = plane.discover(clock := HastyClock())
     await discovery.ended("ConnectionError", 3)
 
     await plane.istiod.start()
     await first_push(await plane.istiod.stream())
 
     await discovery.synced()
-    assert discovery.clock.pauses[:3] == pytest.approx([0.02, 0.04, 0.08])
+    assert clock.pauses[:3] == pytest.approx([0.02, 0.04, 0.08])
 
 
 @pytest.mark.spec("state-24")

@@ -3,8 +3,8 @@
 
 A question is decided at once if everything is known: the state is read, the verdict made and the
 reply given in one turn of the loop, so a stale reply cannot exist. Otherwise a task waits for what
-is missing (the local workload, its certificate, the address of a hostname) and decides afresh.
-Whatever goes wrong is a denial.
+is missing (the local workload, something that is asked for on demand, its certificate, the address
+of a hostname) and decides afresh. Whatever goes wrong is a denial.
 
 A verdict may serve further connections for its `ttl_s`. That is 0 for what is true of this moment
 only (something is missing, something failed) and where the decision said something to the log that
@@ -29,11 +29,12 @@ from ztunnel_py.decide.verdict import Action, HopProtocol, Verdict
 from ztunnel_py.errors import LookupFailedError, Reason
 from ztunnel_py.identity.ca import IdentityError
 from ztunnel_py.identity.spiffe import Identity
+from ztunnel_py.state.misses import Misses
 from ztunnel_py.state.workload import Workload, WorkloadInfo
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from ztunnel_py.clock import Clock
     from ztunnel_py.dataplane.abc import DataPlane, Question
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 QUESTIONS_PER_TURN = 64
 WORKLOAD_WAIT_S = 5.0
+FETCH_ROUNDS = 8
+"""What was fetched may refer to what has to be fetched: a service to its waypoint, and so on."""
 IDENTITY_TRIES = 3
 """The workload may have got another identity while its certificate was waited for."""
 LOOKUP_TRIES = 3
@@ -69,8 +72,19 @@ class Names(Protocol):
         """
 
 
+class OnDemand(Protocol):
+    """Who can be asked for what the store does not know; xds/on_demand.py."""
+
+    async def fetch(self, names: Collection[str]) -> None:
+        """Returns when all there is to know of `names` is in the store.
+
+        Raises:
+            TimeoutError: that takes too long.
+        """
+
+
 class Upcalls:
-    """Decides for one engine."""
+    """Decides for one engine; `on_demand` is asked for what is missing, if there is somebody."""
 
     def __init__(
         self,
@@ -81,6 +95,7 @@ class Upcalls:
         names: Names,
         clock: Clock,
         tasks: Tasks,
+        on_demand: OnDemand | None = None,
     ) -> None:
         self._plane = plane
         self._store = store
@@ -91,6 +106,7 @@ class Upcalls:
         self._random = random.Random()  # noqa: S311 - balances load
         self._clock = clock
         self._tasks = tasks
+        self._on_demand = on_demand
         self._infos: dict[str, WorkloadInfo] = {}
         self._own_settings: dict[str, Settings] = {}
         self._last_known: dict[str, Workload] = {}
@@ -118,7 +134,7 @@ class Upcalls:
         If its workload is gone from the state, what was last known of it counts.
         """
         local = self._local(key.workload)
-        return self._verdict(key, self._last_known.get(key.workload, local))
+        return self._verdict(key, self._last_known.get(key.workload, local), self._store)
 
     def start(self) -> None:
         """Answers from now on; certificates are fetched before anybody has to wait for them."""
@@ -141,7 +157,8 @@ class Upcalls:
     def _take(self, question: Question) -> None:
         local = self._local(question.workload)
         verdict = self._decide(question, local)
-        if self._is_complete(question, verdict, local) and not verdict.looks_up:
+        is_complete = self._is_complete(question, verdict, local) and not verdict.looks_up
+        if is_complete and not self._missing(question):
             self._reply(question, verdict)
         else:
             self._tasks.spawn(self._complete(question))
@@ -149,7 +166,11 @@ class Upcalls:
     async def _complete(self, question: Question) -> None:
         try:
             await self._awaited(question.workload)
+            await self._fetched(question)
             self._reply(question, await self._located(question))
+        except TimeoutError as error:
+            denial = Verdict.deny(Reason.DECISION_TIMEOUT, str(error))
+            self._reply(question, dataclasses.replace(denial, epoch=self._plane.epoch()))
         except Exception as error:  # as in `pump`
             self._deny_failed(question, error)
 
@@ -202,23 +223,45 @@ class Upcalls:
         assert isinstance(local, Workload)  # whoever has hops is known
         return labels.known(local, local.identity)[:8]
 
+    async def _fetched(self, question: Question) -> None:
+        """Returns when nothing is missing any more that could be asked for.
+
+        Raises:
+            TimeoutError: there is no answer.
+        """
+        asked: set[str] = set()
+        for _ in range(FETCH_ROUNDS):
+            missing = self._missing(question) - asked
+            if not missing or self._on_demand is None:
+                return
+            asked |= missing
+            await self._on_demand.fetch(missing)
+
+    def _missing(self, question: Question) -> set[str]:
+        """Names that the decision looks for in vain, if somebody can be asked for them."""
+        if self._on_demand is None:
+            return set()
+        seen = Misses(self._store)
+        self._verdict(question.key, self._local(question.workload), seen)
+        return seen.names
+
     def _decide(self, question: Question, local: Workload | WorkloadInfo) -> Verdict:
         epoch = self._plane.epoch()  # read first: whatever changes later makes the verdict stale
-        return dataclasses.replace(self._verdict(question.key, local), epoch=epoch)
+        return dataclasses.replace(self._verdict(question.key, local, self._store), epoch=epoch)
 
-    def _verdict(self, key: Key | None, local: Workload | WorkloadInfo) -> Verdict:
+    def _verdict(self, key: Key | None, local: Workload | WorkloadInfo, store: Store) -> Verdict:
         settings = self._settings
         if key is not None:
             settings = self._own_settings.get(key.workload, settings)
         match key:
             case OutboundKey():
-                return outbound.decide(self._store, settings, key, local)
+                return outbound.decide(store, settings, key, local)
             case InboundKey():
-                return inbound.decide(self._store, self._rulebook, settings, key, local)
+                return inbound.decide(store, self._rulebook, settings, key, local)
             case PassthroughKey():
-                return inbound.decide_passthrough(self._store, self._rulebook, settings, key, local)
+                return inbound.decide_passthrough(store, self._rulebook, settings, key, local)
             case RemoteKey():
-                return outbound.decide_remote(self._store, settings, key, local)
+                return outbound.decide_remote(store, settings, key, local)
             case None:
                 if isinstance(local, Workload):
                     return Verdict(Action.FORWARD)

@@ -9,6 +9,7 @@ Source: spec state, sections 1.2, 1.5 and 1.7; ztunnel src/xds/client.rs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ from ztunnel_py.rpc.errors import RootsError, RpcError
 from ztunnel_py.telemetry.log import logger
 from ztunnel_py.xds import backoff, wire
 from ztunnel_py.xds.counts import add
+from ztunnel_py.xds.on_demand import OnDemand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ztunnel_py.clock import Clock
+    from ztunnel_py.proto.discovery_pb2 import DeltaDiscoveryRequest
     from ztunnel_py.rpc.call import Call
     from ztunnel_py.rpc.channel import Channel
     from ztunnel_py.xds.counts import Counts
@@ -53,6 +56,11 @@ class Client:
         self._ingest = ingest
         self._counts = counts
         self._clock = clock
+        self._call: Call | None = None
+        self._sending = asyncio.Lock()
+        self._unsent: list[DeltaDiscoveryRequest] = []
+        self.on_demand = OnDemand(self._ask, clock)
+        """Used only where addresses do not come unasked."""
         self.synced = asyncio.Event()
         """Set once everything that comes unasked has come; for good."""
 
@@ -87,9 +95,12 @@ class Client:
                 while await self._take(call):
                     pass
         finally:
+            self._call = None
             channel.close()
 
     async def _open(self, call: Call) -> None:
+        """Sends the first requests, and then what was asked for while they were sent."""
+        self._unsent.clear()
         for request, versions in self._session.open():
             log.debug(
                 "sending initial request",
@@ -100,6 +111,9 @@ class Client:
                 parts.append(part)
                 await asyncio.sleep(0)
             await call.send(b"".join(parts))
+        self._call = call
+        for request in self._unsent:
+            await self._send(call, request)
 
     async def _take(self, call: Call) -> bool:
         """Takes one response; false if there are no more."""
@@ -113,10 +127,28 @@ class Client:
             log.error("sending response", {**fields, "error": answer.error_detail.message})
         else:
             log.debug("sending response", fields)
-        await call.send(answer.SerializeToString())
+        await self._send(call, answer)
+        self.on_demand.answered(outcome)
         if self._session.is_ready:
             self.synced.set()
         return True
+
+    async def _ask(self, name: str) -> bool:
+        """Asks for an address, now or once there is a stream; false if that was done before."""
+        request = self._session.demand(name)
+        if request is None:
+            return False
+        if self._call is None:
+            self._unsent.append(request)
+        else:
+            with contextlib.suppress(RpcError):  # the next stream asks again
+                await self._send(self._call, request)
+        return True
+
+    async def _send(self, call: Call, request: DeltaDiscoveryRequest) -> None:
+        """Sends a request, after others that are being sent."""
+        async with self._sending:
+            await call.send(request.SerializeToString())
 
 
 def _tell(ending: Exception | None, retry: backoff.Retry) -> None:

@@ -104,9 +104,11 @@ class Session:
             self._expected.discard(outcome.type_url)
         return answer
 
-    def demand(self, name: str) -> DeltaDiscoveryRequest:
-        """Asks for one address, also on every stream to come."""
-        self._known[ADDRESS].setdefault(name, "")
+    def demand(self, name: str) -> DeltaDiscoveryRequest | None:
+        """Asks for one address, also on every stream to come; None if that is done already."""
+        if name in self._known[ADDRESS]:
+            return None
+        self._known[ADDRESS][name] = ""
         return DeltaDiscoveryRequest(type_url=ADDRESS, resource_names_subscribe=[name])
 
     def _opening(self, type_url: str) -> Opening:
