@@ -185,3 +185,19 @@ def test_without_a_control_plane_local_state_is_enough(launch: Callable[..., Pro
     assert "Task 'state manager' complete" in proxy.log()
     assert "istio_xds" not in proxy.metrics()
     assert "\txds" not in proxy.log()
+
+
+def test_a_mesh_file_can_be_served_to_a_proxy_that_has_none(
+    programs: Callable[..., Program], launch: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    mesh = tmp_path / "served.yaml"
+    mesh.write_text(MESH)
+    address = programs("-m", "tests.support.istiod", str(mesh), str(tmp_path)).line()
+
+    proxy = launch(
+        LOCAL_XDS_PATH=None, XDS_ADDRESS=address, XDS_ROOT_CA=str(tmp_path / "root-cert.pem")
+    )
+
+    dump = json.loads(proxy.get(15000, "/config_dump").stdout)
+    assert [w["name"] for w in dump["workloads"]] == ["cart-1"]
+    assert dump["staticConfig"] == {"workloads": [], "services": [], "policies": []}

@@ -8,22 +8,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
-from cryptography import x509
 
-from tests.support.authority import Authority, Leaf
+from tests.support.authority import Authority
 from tests.support.istiod.stream import BrokenRuleError, Stream
+from tests.support.rpc import server_certificate
 from tests.support.wait import DEADLINE_S
-from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.proto.discovery_pb2 import DeltaDiscoveryRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from tests.support.istiod.stream import Context
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-_ISTIOD = Identity("cluster.local", "istio-system", "istiod")
 
 
 @dataclass
@@ -35,12 +33,14 @@ class Istiod:
         metadata: what requests must carry.
         serve: has the conversation of each stream; without, tests take streams from `stream`.
         port: where it listens on loopback; 0 for any.
+        services: add further services to the server, such as the authority's.
         most_received: bytes of the largest request; istiod's limit unless it is told otherwise.
     """
 
     names: tuple[str, ...] = ("localhost",)
     metadata: Mapping[str, str] = field(default_factory=dict)
     serve: Callable[[Stream], Awaitable[None]] | None = None
+    services: Sequence[Callable[[grpc.aio.Server], None]] = ()
     port: int = 0
     most_received: int = 4 << 20
     authority: Authority = field(default_factory=Authority)
@@ -73,8 +73,7 @@ class Istiod:
 
     async def start(self) -> None:
         """Listens; again at the same port after a stop."""
-        leaf = Leaf([x509.DNSName(name) for name in self.names])
-        certificate = self.authority.issue(_ISTIOD, leaf)
+        certificate = server_certificate(self.authority, *self.names)
         pair = (certificate.key_pem, certificate.chain_pem)
         options = [
             ("grpc.max_send_message_length", -1),
@@ -91,6 +90,8 @@ class Istiod:
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, methods),)
         )
+        for add in self.services:
+            add(self.server)
         address = f"127.0.0.1:{self.port}"
         credentials = grpc.ssl_server_credentials([pair])
         self.port = self.server.add_secure_port(address, credentials)

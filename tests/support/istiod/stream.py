@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from typing import TYPE_CHECKING
 
 from tests.support.wait import DEADLINE_S
@@ -94,10 +95,10 @@ class Stream:
         return request.error_detail.message
 
     def _check(self, request: DeltaDiscoveryRequest) -> None:
-        if request.type_url not in self._types:
-            self._check_first(request)
-        else:
+        if request.response_nonce or request.type_url in self._types:
             self._check_later(request)
+        else:
+            self._check_first(request)
         self._subscribed.update(request.resource_names_subscribe)
 
     def _check_first(self, request: DeltaDiscoveryRequest) -> None:
@@ -107,7 +108,6 @@ class Stream:
         parts = request.node.id.split("~")
         _rule(len(parts) == _NODE_PARTS and parts[0] == "ztunnel", f"node id {request.node.id!r}")
         _rule(set(request.node.metadata.fields) >= _METADATA, "node metadata are missing")
-        _rule(not request.response_nonce, "a nonce in a first request")
         _rule(not request.HasField("error_detail"), "an error in a first request")
 
     def _check_later(self, request: DeltaDiscoveryRequest) -> None:
@@ -134,7 +134,7 @@ class Stream:
     ) -> None:
         """Sends a response."""
         version = f"2026-01-01T00:00:00Z/{next(self._numbers)}"
-        nonce = nonce or f"{version}{id(self):x}"
+        nonce = nonce or f"{version}{uuid.uuid4()}"
         self._nonces[nonce] = type_url
         response = DeltaDiscoveryResponse(
             system_version_info=version,
