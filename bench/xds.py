@@ -112,7 +112,8 @@ async def measure(directory: str) -> dict[str, Phase]:
     counts = Counts()
     ingest = Ingest(Store("node-1"), counts)
     channel = Server.discovery(settings).channel
-    client = Client(channel, Session(node(settings)), ingest, counts, LoopClock())
+    session = Session(node(settings))
+    client = Client(channel, session, ingest, counts, LoopClock(), tasks)
     tasks.spawn(client.run())
     tasks.spawn(lag.run())
     for name in ("rest", "push", "reconnect", "churn", "churn"):

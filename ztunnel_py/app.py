@@ -89,7 +89,7 @@ async def serve(config: Config) -> None:
     static = local.load(str(config.local_xds_path or ""), config.local_xds or "")
     await slices.apply(store, static.updates)
     heard = Counts()
-    discovery = _discovery(config, store, heard, clock)
+    discovery = _discovery(config, store, heard, clock, tasks)
     manager = SecretManager(_authority(config), clock, tasks)
 
     plane = open_engine(config.dataplane, clock)
@@ -223,13 +223,15 @@ def _authority(config: Config) -> fake.FakeCa:
     return fake.FakeCa(fake.root(str(cert or ""), str(key or "")), config.secret_ttl_s)
 
 
-def _discovery(config: Config, store: Store, heard: Counts, clock: Clock) -> Client | None:
+def _discovery(
+    config: Config, store: Store, heard: Counts, clock: Clock, tasks: Tasks
+) -> Client | None:
     """The control plane, if there is one; what it says comes on top of the local state."""
     if config.xds_address is None:
         return None
     session = Session(node(config), on_demand=config.xds_on_demand)
     ingest = Ingest(store, heard)
-    return Client(Server.discovery(config).channel, session, ingest, heard, clock)
+    return Client(Server.discovery(config).channel, session, ingest, heard, clock, tasks)
 
 
 def _settings(config: Config) -> Settings:

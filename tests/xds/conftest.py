@@ -48,13 +48,13 @@ class HastyClock:
 class Discovery:
     """What a proxy has of a control plane."""
 
-    def __init__(self, settings: config.Config, clock: Clock) -> None:
+    def __init__(self, settings: config.Config, clock: Clock, tasks: Tasks) -> None:
         self.store = Store()
         self.counts = Counts()
         session = Session(node(settings), on_demand=settings.xds_on_demand)
         ingest = Ingest(self.store, self.counts)
         channel = Server.discovery(settings).channel
-        self.client = Client(channel, session, ingest, self.counts, clock)
+        self.client = Client(channel, session, ingest, self.counts, clock, tasks)
 
     def uids(self) -> set[str]:
         """Workloads that are known."""
@@ -88,7 +88,7 @@ class Plane:
         own = {"XDS_ADDRESS": self.istiod.address, "XDS_ROOT_CA": str(self.roots)}
         own |= {"POD_NAME": "p", "POD_NAMESPACE": "n", "PROXY_MODE": "shared"}
         settings = config.load({**own, **environ}, self._directory)
-        found = Discovery(settings, clock or LoopClock())
+        found = Discovery(settings, clock or LoopClock(), self._tasks)
         self._tasks.spawn(found.client.run())
         return found
 

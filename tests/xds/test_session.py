@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -181,3 +181,4 @@ class Server(RuleBasedStateMachine):
 
 
 TestServer = Server.TestCase
+TestServer.settings = settings(max_examples=50, stateful_step_count=20)

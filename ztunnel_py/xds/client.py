@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ztunnel_py.proto.discovery_pb2 import DeltaDiscoveryRequest
     from ztunnel_py.rpc.call import Call
     from ztunnel_py.rpc.channel import Channel
+    from ztunnel_py.tasks import Tasks
     from ztunnel_py.xds.counts import Counts
     from ztunnel_py.xds.ingest import Ingest
     from ztunnel_py.xds.session import Session
@@ -50,12 +51,14 @@ class Client:
         ingest: Ingest,
         counts: Counts,
         clock: Clock,
+        tasks: Tasks,
     ) -> None:
         self._channel = channel
         self._session = session
         self._ingest = ingest
         self._counts = counts
         self._clock = clock
+        self._tasks = tasks
         self._call: Call | None = None
         self._sending = asyncio.Lock()
         self._unsent: list[DeltaDiscoveryRequest] = []
@@ -127,13 +130,13 @@ class Client:
             log.error("sending response", {**fields, "error": answer.error_detail.message})
         else:
             log.debug("sending response", fields)
-        await self._send(call, answer)
         self.on_demand.answered(outcome)
         if self._session.is_ready:
             self.synced.set()
+        await self._send(call, answer)
         return True
 
-    async def _ask(self, name: str) -> bool:
+    def _ask(self, name: str) -> bool:
         """Asks for an address, now or once there is a stream; false if that was done before."""
         request = self._session.demand(name)
         if request is None:
@@ -141,9 +144,13 @@ class Client:
         if self._call is None:
             self._unsent.append(request)
         else:
-            with contextlib.suppress(RpcError):  # the next stream asks again
-                await self._send(self._call, request)
+            self._tasks.spawn(self._sent(self._call, request))
         return True
+
+    async def _sent(self, call: Call, request: DeltaDiscoveryRequest) -> None:
+        """Sends a question; if the stream is at its end, the next one will ask it."""
+        with contextlib.suppress(RpcError):
+            await self._send(call, request)
 
     async def _send(self, call: Call, request: DeltaDiscoveryRequest) -> None:
         """Sends a request, after others that are being sent."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ztunnel_py.clock import within
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Callable, Collection
 
     from ztunnel_py.clock import Clock
     from ztunnel_py.xds.session import Outcome
@@ -32,7 +32,7 @@ class OnDemand:
             of it is all there is.
     """
 
-    def __init__(self, ask: Callable[[str], Awaitable[bool]], clock: Clock) -> None:
+    def __init__(self, ask: Callable[[str], bool], clock: Clock) -> None:
         self._ask = ask
         self._clock = clock
         self._open: dict[str, asyncio.Future[None]] = {}
@@ -45,7 +45,8 @@ class OnDemand:
                 begins with how long that was.
         """
         try:
-            await within(self._clock, WAIT_S, self._answered(names))
+            answers = [asyncio.shield(self._answer(name)) for name in names]
+            await within(self._clock, WAIT_S, asyncio.gather(*answers))
         except TimeoutError:
             asked = ", ".join(sorted(names))
             raise TimeoutError(
@@ -57,12 +58,15 @@ class OnDemand:
         for name in [name for name in self._open if outcome.names(name)]:
             self._open.pop(name).set_result(None)
 
-    async def _answered(self, names: Collection[str]) -> None:
-        for name in names:
-            if name not in self._open:
-                if len(self._open) >= OPEN_MAX:
-                    raise TimeoutError
-                self._open[name] = asyncio.get_running_loop().create_future()
-                if not await self._ask(name):
-                    self._open.pop(name).set_result(None)
-        await asyncio.gather(*(asyncio.shield(f) for n in names if (f := self._open.get(n))))
+    def _answer(self, name: str) -> asyncio.Future[None]:
+        """Done when there is an answer; one for all who wait for it."""
+        if name in self._open:
+            return self._open[name]
+        if len(self._open) >= OPEN_MAX:
+            raise TimeoutError
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._ask(name):
+            self._open[name] = answer
+        else:
+            answer.set_result(None)
+        return answer
