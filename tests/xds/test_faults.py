@@ -209,6 +209,33 @@ async def test_a_response_over_the_limit_ends_the_stream_before_it_is_read(plane
     writing.exception()
 
 
+async def test_a_mesh_too_large_to_be_claimed_is_heard_anew_and_what_is_gone_goes(
+    plane: Plane,
+) -> None:
+    names = [f"a-name-that-takes-much-room-in-a-request-{'x' * 200}-{i}" for i in range(20_000)]
+    pods = [build.pod(name, uid=build.uid(name)) for name in names]
+    mesh = Mesh([*pods, build.service("web.test", "10.1.0.1"), build.policy("p")])
+    plane.istiod.serve = mesh.serve
+    discovery = plane.discover(HastyClock())
+    await discovery.synced()
+    service = discovery.store.service_at(at("10.1.0.1"))
+
+    await plane.istiod.stop()
+    gone = [build.uid(name) for name in names[1:]]
+    mesh.change(build.policy("q"), removed=[*gone, "ns/web.test", "ns/p"])
+    await plane.istiod.start()
+    await until(lambda: list(discovery.store.policies()) == ["ns/q"], "the new policy only")
+
+    assert service is not None
+    assert discovery.uids() == {build.uid(names[0])}
+    assert discovery.store.service_at(at("10.1.0.1")) is None
+    await plane.istiod.stop()
+    plane.istiod.serve = None
+    await plane.istiod.start()
+    opening = await (await plane.istiod.stream()).opening()
+    assert list(opening[ADDRESS].initial_resource_versions) == [build.uid(names[0])]
+
+
 # --- credentials
 
 

@@ -151,6 +151,22 @@ async def test_an_unknown_type_changes_nothing_and_is_told(said: list[str]) -> N
     assert said == ["unknown type"]
 
 
+@pytest.mark.parametrize("type_url", [ADDRESS, AUTHORIZATION])
+async def test_what_is_replaced_goes_unless_the_response_has_it(type_url: str) -> None:
+    store, counts = Store(), Counts()
+    await take(store, build.pod("a", "10.0.0.1"), build.pod("b", "10.0.0.2"))
+    await take(store, build.policy("p"), build.policy("q"), type_url=AUTHORIZATION)
+    bad = build.resource(type_url, B if type_url == ADDRESS else "ns/q", b"\xff")
+    response = build.response(bad, type_url=type_url)
+
+    known = {ADDRESS: [A, B], AUTHORIZATION: ["ns/p", "ns/q"]}
+    outcome = await Ingest(store, counts).take(response.SerializeToString(), known.__getitem__)
+
+    assert outcome.removed == {A if type_url == ADDRESS else "ns/p"}
+    assert [w.uid for w in store.workloads()] == [B] if type_url == ADDRESS else [A, B]
+    assert list(store.policies()) == (["ns/p", "ns/q"] if type_url == ADDRESS else ["ns/q"])
+
+
 @pytest.mark.spec("state-120")
 async def test_local_state_stays_until_it_is_replaced_or_removed_by_its_key() -> None:
     store = Store()

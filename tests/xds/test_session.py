@@ -131,6 +131,30 @@ def test_a_demand_asks_for_one_name_and_is_repeated_on_later_streams() -> None:
     assert versions(session, ADDRESS) == {"/10.0.0.1": "", "/10.0.0.2": "v2"}
 
 
+def test_a_session_that_claims_nothing_replaces_what_it_knows_once() -> None:
+    session = Session(NODE)
+    session.answer(Outcome(ADDRESS, "n1", accepted={"a": "1", "b": "1"}))
+    assert list(session.replaced(ADDRESS)) == []
+
+    session.claim_nothing()
+    assert versions(session, ADDRESS) == {}
+    assert list(session.replaced(ADDRESS)) == ["a", "b"]
+    session.answer(Outcome(ADDRESS, "n1", accepted={"a": "2"}, removed={"b"}))
+
+    assert list(session.replaced(ADDRESS)) == []
+    assert versions(session, ADDRESS) == {"a": "2"}
+
+
+def test_on_demand_a_session_claims_what_it_is_subscribed_to_however_much_that_is() -> None:
+    session = Session(NODE, on_demand=True)
+    session.demand("/10.0.0.1")
+
+    session.claim_nothing()
+
+    assert versions(session, ADDRESS) == {"/10.0.0.1": ""}
+    assert list(session.replaced(ADDRESS)) == []
+
+
 NAMES = st.sampled_from("abcdef")
 
 

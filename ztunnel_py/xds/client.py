@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import pause
-from ztunnel_py.rpc.errors import RootsError, RpcError
+from ztunnel_py.rpc.errors import RootsError, RpcError, Status
 from ztunnel_py.telemetry.log import logger
 from ztunnel_py.xds import backoff, wire
 from ztunnel_py.xds.counts import add
@@ -84,6 +84,8 @@ class Client:
         try:
             await self._stream()
         except (RpcError, RootsError, wire.MalformedError) as error:
+            if isinstance(error, RpcError) and error.status is Status.RESOURCE_EXHAUSTED:
+                self._session.claim_nothing()  # istiod takes no request of more than 4 MiB
             return error
         except Exception as error:  # whatever it is, the next stream may fare better
             log.error("the stream failed", {"stack": traceback.format_exc()})
@@ -123,7 +125,7 @@ class Client:
         message = await call.receive_large()
         if message is None:
             return False
-        outcome = await self._ingest.take(message)
+        outcome = await self._ingest.take(message, self._session.replaced)
         answer = self._session.answer(outcome)
         fields = {"type_url": outcome.type_url, "nonce": outcome.nonce}
         if answer.HasField("error_detail"):

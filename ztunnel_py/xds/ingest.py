@@ -19,7 +19,7 @@ from ztunnel_py.xds.decode import ResourceError
 from ztunnel_py.xds.session import ADDRESS, AUTHORIZATION, TYPES, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from ztunnel_py.state.store import Store, Update
     from ztunnel_py.xds.counts import Counts
@@ -41,8 +41,14 @@ class Ingest:
         self._counts = counts
         self._now = now
 
-    async def take(self, payload: bytes | bytearray) -> Outcome:
+    async def take(
+        self,
+        payload: bytes | bytearray,
+        replaced: Callable[[str], Collection[str]] = lambda _: (),
+    ) -> Outcome:
         """Applies a response, letting others run every few milliseconds.
+
+        `replaced` tells, for a type, the names that go unless the response has them.
 
         Raises:
             MalformedError: it cannot be read; what could be is applied.
@@ -57,11 +63,12 @@ class Ingest:
         await slices.apply(self._store, taken.updates(), self._now)
         add(self._counts.message_bytes, url, taken.payload_bytes)
         await slices.apply(self._store, taken.removals(), self._now)
+        await slices.apply(self._store, taken.absences(replaced(outcome.type_url)), self._now)
         return outcome
 
 
 class _Taking:
-    """One response on its way into the store: three walks, each a series of steps."""
+    """One response on its way into the store, in several series of steps."""
 
     def __init__(self, store: Store, message: memoryview) -> None:
         self._store = store
@@ -87,6 +94,11 @@ class _Taking:
         """What else it takes away."""
         for number, content in wire.walk(self._message):
             yield self._removal(wire.text(content)) if number == wire.REMOVED_RESOURCES else None
+
+    def absences(self, names: Iterable[str]) -> Iterator[Update | None]:
+        """What goes because it has nothing to say of it."""
+        for name in names:
+            yield None if self.outcome.names(name) else self._removal(name)
 
     def _update(self, content: memoryview) -> Update | None:
         resource, outcome = wire.resource(content), self.outcome

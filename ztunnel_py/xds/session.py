@@ -6,7 +6,10 @@ accepted on earlier streams; the server then sends only what differs. Each respo
 once, after it has been applied: accepted, or refused with what is wrong. What a refused response
 had of good resources counts all the same.
 
-A session outlives its streams. Source: spec state, sections 1.4 to 1.6 and 1.8; ztunnel
+A session outlives its streams. What it remembers may become too much for one request; then a stream
+claims nothing, and the first response of each type, which is everything, replaces what was known.
+
+Source: spec state, sections 1.4 to 1.6 and 1.8; ztunnel
 src/xds/client.rs.
 """
 
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ztunnel_py.proto.discovery_pb2 import DeltaDiscoveryRequest, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ztunnel_py.proto.discovery_pb2 import Node
 
@@ -76,6 +79,8 @@ class Session:
         self._on_demand = on_demand
         self._known: dict[str, dict[str, str]] = {type_url: {} for type_url in TYPES}
         self._expected = {AUTHORIZATION} if on_demand else set(TYPES)
+        self._claims_nothing = False
+        self._complete: set[str] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -84,7 +89,20 @@ class Session:
 
     def open(self) -> list[Opening]:
         """The first requests of a new stream."""
+        self._complete = set(TYPES) if self._claims_nothing else set()
+        self._claims_nothing = False
         return [self._opening(type_url) for type_url in TYPES]
+
+    def claim_nothing(self) -> None:
+        """Has the next stream begin as if it were the first; its claims were too large.
+
+        On demand, claims are also what is subscribed to, and stay.
+        """
+        self._claims_nothing = not self._on_demand
+
+    def replaced(self, type_url: str) -> Collection[str]:
+        """Names that are gone if a response of that type does not have them; usually none."""
+        return self._known[type_url] if type_url in self._complete else ()
 
     def answer(self, outcome: Outcome) -> DeltaDiscoveryRequest:
         """The answer to a response that has been applied, which is remembered from now on.
@@ -98,6 +116,7 @@ class Session:
             known.update(outcome.accepted)
             for name in outcome.removed:
                 known.pop(name, None)
+            self._complete.discard(outcome.type_url)
         if outcome.rejected:
             answer.error_detail.CopyFrom(Status(message=_problems(outcome.rejected)))
         else:
@@ -117,7 +136,7 @@ class Session:
             # To ask for everything and to take it back at once is how one asks for nothing.
             request.resource_names_subscribe.append("*")
             request.resource_names_unsubscribe.append("*")
-        return Opening(request, dict(self._known[type_url]))
+        return Opening(request, {} if self._complete else dict(self._known[type_url]))
 
 
 def _problems(rejected: Mapping[str, str]) -> str:

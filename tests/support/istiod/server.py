@@ -102,6 +102,7 @@ class Istiod:
         if self.server is not None:
             await self.server.stop(None)
             self.server = None
+            self._streams = asyncio.Queue()
 
     async def stream(self) -> Stream:
         """The next stream that a client opens."""
