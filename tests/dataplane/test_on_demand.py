@@ -141,6 +141,7 @@ async def test_fetching_ends_even_if_each_answer_leads_to_another_question(
         )
 
     monkeypatch.setattr(elsewhere, "fetch", fetch)
-    await mind.answer(TO_NOBODY)
+    verdict = await mind.answer(TO_NOBODY)
 
     assert len(elsewhere.asked) == FETCH_ROUNDS
+    assert (verdict.action, verdict.reason) == (Action.DENY, Reason.DECISION_TIMEOUT)

@@ -227,7 +227,7 @@ class Upcalls:
         """Returns when nothing is missing any more that could be asked for.
 
         Raises:
-            TimeoutError: there is no answer.
+            TimeoutError: there is no answer, or answers only lead to further questions.
         """
         asked: set[str] = set()
         for _ in range(FETCH_ROUNDS):
@@ -236,6 +236,7 @@ class Upcalls:
                 return
             asked |= missing
             await self._on_demand.fetch(missing)
+        raise TimeoutError(f"{FETCH_ROUNDS} rounds of questions to the control plane")
 
     def _missing(self, question: Question) -> set[str]:
         """Names that the decision looks for in vain, if somebody can be asked for them."""
