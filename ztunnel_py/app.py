@@ -138,22 +138,22 @@ async def serve(config: Config) -> None:
     if config.crl_path is not None:
         await Revocations(plane, config.crl_path, clock, tasks).start()
     await stats.open()
+    agent = AgentClient(config.inpod_uds, pods, clock)
+    shutdown.install()
     if discovery is not None:
         tasks.spawn(discovery.run())
-        await discovery.synced.wait()
-    gc.freeze()  # what was loaded stays: no collection needs to walk it
-    readiness.done("state manager")
-    upcalls.start()
-    revalidate.start()
-    records.start()
-    plane.report_opened(wants_opened())
-    agent = AgentClient(config.inpod_uds, pods, clock)
-    if is_shared:
-        tasks.spawn(agent.run(shutdown.fail))
-    if served is not None:
-        plane.workload_serve(served.id)
-    readiness.done("proxy")
-    shutdown.install()
+    if discovery is None or not await shutdown.comes_before(discovery.synced):
+        gc.freeze()  # what was loaded stays: no collection needs to walk it
+        readiness.done("state manager")
+        upcalls.start()
+        revalidate.start()
+        records.start()
+        plane.report_opened(wants_opened())
+        if is_shared:
+            tasks.spawn(agent.run(shutdown.fail))
+        if served is not None:
+            plane.workload_serve(served.id)
+        readiness.done("proxy")
 
     await shutdown.wanted()
     agent.stop()

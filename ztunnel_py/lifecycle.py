@@ -41,7 +41,11 @@ class Shutdown:
         self._failure: StartError | None = None
 
     def install(self) -> None:
-        """Handles SIGTERM and SIGINT; last of all, so that an earlier signal just ends us."""
+        """Handles SIGTERM and SIGINT, once there is something to end in order.
+
+        Until then a signal just ends us, but not if we are the first process of a container: there
+        only a signal that is handled does anything.
+        """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.request, "SIGTERM")
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
@@ -66,6 +70,14 @@ class Shutdown:
         await self._wanted.wait()
         if self._failure is not None:
             raise self._failure
+
+    async def comes_before(self, event: asyncio.Event) -> bool:
+        """Waits for either; whether the program is to end and `event` has not been set."""
+        waits = [asyncio.ensure_future(one.wait()) for one in (self._wanted, event)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        return not event.is_set()
 
     def _interrupt(self) -> None:
         if self._was_interrupted:

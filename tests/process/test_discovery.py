@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import select
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -178,6 +179,22 @@ def test_what_was_heard_is_shown_on_top_of_what_is_local(
         assert f'istio_xds_message_total{{url="type.googleapis.com/{name}"}} 1' in metrics
 
 
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_a_proxy_that_waits_for_its_control_plane_can_be_ended(
+    engine: str, launch: Callable[..., Proxy], programs: Callable[..., Program]
+) -> None:
+    proxy = launch(ready=False, ZTUNNEL_DATAPLANE=engine, XDS_ADDRESS="https://localhost:1")
+    proxy.wait(lambda: "XDS client" in proxy.log(), "an attempt")
+    caller = programs(str(APPS), "talk", "127.0.0.1", "15001")
+    assert caller.line() == "connected"
+
+    proxy.signal(signal.SIGTERM)
+
+    assert proxy.exit_status() == 0
+    assert "shutdown complete" in proxy.log()
+    assert "connection complete" not in proxy.log()
+
+
 @pytest.mark.spec("state-3", "ops-81")
 def test_without_a_control_plane_local_state_is_enough(launch: Callable[..., Proxy]) -> None:
     proxy = launch(XDS_ADDRESS="")
@@ -201,3 +218,32 @@ def test_a_mesh_file_can_be_served_to_a_proxy_that_has_none(
     dump = json.loads(proxy.get(15000, "/config_dump").stdout)
     assert [w["name"] for w in dump["workloads"]] == ["cart-1"]
     assert dump["staticConfig"] == {"workloads": [], "services": [], "policies": []}
+
+
+def test_an_address_is_asked_for_when_somebody_connects_to_it(
+    programs: Callable[..., Program],
+    launch: Callable[..., Proxy],
+    pod: Pod,
+    echo: int,
+    tmp_path: Path,
+) -> None:
+    mesh = tmp_path / "served.yaml"
+    mesh.write_text(MESH.replace("10.9.9.9", "10.255.255.1").replace("HBONE", "TCP"))
+    pod.run(["ip", "addr", "replace", "10.255.255.1/32", "dev", "lo"])
+    address = programs("-m", "tests.support.istiod", str(mesh), str(tmp_path)).line()
+    proxy = launch(
+        XDS_ADDRESS=address,
+        XDS_ROOT_CA=str(tmp_path / "root-cert.pem"),
+        XDS_ON_DEMAND="true",
+        UNSTABLE_ENABLE_SOCKS5="true",
+    )
+    before = json.loads(proxy.get(15000, "/config_dump").stdout)
+
+    caller = programs(str(APPS), "talk", "10.255.255.1", str(echo), "15080")
+    caller.tell("hello")
+    assert [caller.line(), caller.line()] == ["connected", "hello"]
+    caller.kill()
+    proxy.wait(lambda: "connection complete" in proxy.log(), "the access line")
+
+    assert [w["name"] for w in before["workloads"]] == ["cart-0"]
+    assert 'dst.workload="cart-1"' in proxy.log()
