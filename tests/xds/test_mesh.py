@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,14 +14,22 @@ from tests.support import example
 from tests.support.istiod.mesh import Mesh
 from tests.support.wait import until
 from tests.xds import build
+from tests.xds.conftest import Discovery
+from ztunnel_py import config
 from ztunnel_py.admin.dump_state import dump_state
+from ztunnel_py.clock import LoopClock
+from ztunnel_py.identity.istiod import Istiod as IstiodCa
+from ztunnel_py.identity.spiffe import Identity
+from ztunnel_py.rpc.server import Server
 from ztunnel_py.state.store import Store
+from ztunnel_py.tasks import Tasks
 from ztunnel_py.xds import local
 from ztunnel_py.xds.session import ADDRESS, AUTHORIZATION
 
 if TYPE_CHECKING:
     from tests.xds.conftest import Plane
 
+ROOT = Path(__file__).parents[2]
 EVERYTHING = """
 workloads:
   - uid: c//Pod/shop/web-0
@@ -153,3 +164,39 @@ async def test_after_a_break_only_what_changed_meanwhile_comes(plane: Plane) -> 
     await until(lambda: gone not in discovery.uids(), "the workload is gone")
     assert discovery.counts.message_bytes[ADDRESS] == before[ADDRESS] + len(moved.resource.value)
     assert len(discovery.uids()) == 99
+
+
+@pytest.mark.parametrize("mode", ["shared", "dedicated"])
+async def test_a_file_can_be_served_by_a_program_with_certificates(
+    mode: str, tmp_path: Path
+) -> None:
+    mesh = tmp_path / "mesh.yaml"
+    mesh.write_text(EVERYTHING)
+    options = ["--dedicated"] if mode == "dedicated" else []
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.istiod", str(mesh), str(tmp_path), *options),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert program.stdout is not None
+    address = (await program.stdout.readline()).decode().strip()
+    roots = str(tmp_path / "root-cert.pem")
+    environ = {"XDS_ADDRESS": address, "XDS_ROOT_CA": roots} | {
+        "CA_ADDRESS": address,
+        "CA_ROOT_CA": roots,
+    }
+    settings, tasks = config.load(environ, tmp_path), Tasks()
+    discovery = Discovery(settings, LoopClock(), tasks)
+    authority = IstiodCa(Server.authority(settings), ttl_s=60, impersonates=mode == "shared")
+    identity = Identity("td", "shop", "web")
+
+    tasks.spawn(discovery.client.run())
+    await discovery.synced()
+    certificate = await authority.issue(identity)
+    authority.close()
+    await tasks.stop()
+    program.kill()
+    await program.wait()
+
+    assert dump(discovery.store) == dump(state_of(EVERYTHING))
+    assert certificate.identity == identity
