@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ MOST_BYTES = 200 << 20
 _HEAD = 5
 """Bytes before each message: a flag (1 is compressed) and the length."""
 _PIECE = 1 << 20
-"""What is read of a message at once."""
+"""What is read or sent of a message in one turn of the loop."""
 _OK = "200"
 _HTTP_STATUS = {
     "400": Status.INTERNAL,
@@ -62,7 +63,12 @@ class Call:
         """
         head = b"\0" + len(message).to_bytes(_HEAD - 1)
         with self._errors(), contextlib.suppress(StreamClosedError), self._waits.sending:
-            await self._stream.send_data(head + message, end_stream=end)
+            data = head + message
+            for at in range(0, len(data), _PIECE):
+                if at:
+                    await asyncio.sleep(0)
+                is_last = at + _PIECE >= len(data)
+                await self._stream.send_data(data[at : at + _PIECE], end_stream=end and is_last)
 
     async def receive(self) -> bytes | None:
         """The next message; None when the server has ended the call in order.

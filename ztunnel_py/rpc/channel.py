@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 5.0
 _HANDSHAKE_S = 10.0
+_WINDOW = 1 << 20
+"""Bytes that may come before they are read; more would come in one long turn of the loop."""
 _TCP_IDLE_S, _TCP_INTERVAL_S, _TCP_PROBES = 300, 75, 9
 
 
@@ -66,6 +68,8 @@ class Channel:
         self._context = context
         self._headers = headers
         self._configuration = Configuration(
+            http2_connection_window_size=_WINDOW,
+            http2_stream_window_size=_WINDOW,
             _keepalive_time=pings.every_s,
             _keepalive_timeout=pings.answer_s,
             _http2_max_pings_without_data=0,  # no limit: a stream may be silent for hours
