@@ -152,6 +152,16 @@ async def test_a_server_that_refuses_every_stream_is_asked_less_and_less_often(
     assert clock.pauses[:4] == pytest.approx([0.02, 0.04, 0.08, 0.16])
 
 
+async def test_a_server_that_says_nothing_is_asked_less_and_less_often(plane: Plane) -> None:
+    discovery = plane.discover(clock := HastyClock())
+
+    for _ in range(4):
+        (await plane.istiod.stream()).end()
+    await discovery.ended("ConnectionError", 4)
+
+    assert clock.pauses[:4] == pytest.approx([0.02, 0.04, 0.08, 0.16])
+
+
 async def test_a_server_that_is_not_there_yet_is_found_when_it_comes(
     plane: Plane,
 ) -> None:

@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import pause
-from ztunnel_py.rpc.errors import RootsError, RpcError, Status
+from ztunnel_py.rpc.errors import OpenError, RootsError, RpcError, Status
 from ztunnel_py.telemetry.log import logger
 from ztunnel_py.xds import backoff, wire
 from ztunnel_py.xds.counts import add
@@ -97,6 +97,8 @@ class Client:
         try:
             async with channel.call(PATH) as call:
                 await self._open(call)
+                if not await self._take(call):
+                    raise OpenError(Status.UNKNOWN, "the server ended the stream without a word")
                 while await self._take(call):
                     pass
         finally:
