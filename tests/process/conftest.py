@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -103,6 +104,43 @@ class Proxy:
         return self.program.wait(timeout_s)
 
 
+class Program:
+    """A program in a pod that reads lines and prints lines."""
+
+    def __init__(self, pod: Pod, *argv: str) -> None:
+        self._popen = subprocess.Popen(
+            pod.command([sys.executable, *argv]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def tell(self, line: str) -> None:
+        """Gives it a line."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(f"{line}\n")
+        self._popen.stdin.flush()
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self._popen.stdout is not None
+        return self._popen.stdout.readline().rstrip()
+
+    def is_silent(self, seconds: float) -> bool:
+        """Whether it prints nothing for so long."""
+        assert self._popen.stdout is not None
+        return not select.select([self._popen.stdout], [], [], seconds)[0]
+
+    def kill(self) -> None:
+        """Ends it."""
+        self._popen.kill()
+        self._popen.wait()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
 @contextlib.contextmanager
 def redirected(pod: Pod, port: int, to_port: int) -> Iterator[None]:
     """Within it, what goes to a port of 127.0.0.1 arrives at another, as captured."""
@@ -164,3 +202,17 @@ def echo(pod: Pod) -> Iterator[int]:
     program.kill()
     program.wait()
     program.stdout.close()
+
+
+@pytest.fixture
+def programs(pod: Pod) -> Iterator[Callable[..., Program]]:
+    """Starts programs in the pod; they are ended afterwards."""
+    started: list[Program] = []
+
+    def start(*argv: str) -> Program:
+        started.append(Program(pod, *argv))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import json
-import select
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.conftest import APPS, ROOT, STATE
+from tests.process.conftest import APPS, STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from tests.process.conftest import Proxy
+    from tests.process.conftest import Program, Proxy
     from ztunnel_py.cli.topology import Pod
 
 pytestmark = pytest.mark.netns
@@ -32,57 +29,6 @@ policies:
 ).format()
 HANDS_OFF_S = 0.3
 """How long nothing has to happen to a connection that is not served."""
-
-
-class Program:
-    """A program in a pod that reads lines and prints lines."""
-
-    def __init__(self, pod: Pod, *argv: str) -> None:
-        self._popen = subprocess.Popen(
-            pod.command([sys.executable, *argv]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-
-    def tell(self, line: str) -> None:
-        """Gives it a line."""
-        assert self._popen.stdin is not None
-        self._popen.stdin.write(f"{line}\n")
-        self._popen.stdin.flush()
-
-    def line(self) -> str:
-        """The next line that it prints."""
-        assert self._popen.stdout is not None
-        return self._popen.stdout.readline().rstrip()
-
-    def is_silent(self, seconds: float) -> bool:
-        """Whether it prints nothing for so long."""
-        assert self._popen.stdout is not None
-        return not select.select([self._popen.stdout], [], [], seconds)[0]
-
-    def kill(self) -> None:
-        """Ends it."""
-        self._popen.kill()
-        self._popen.wait()
-        for pipe in (self._popen.stdin, self._popen.stdout):
-            assert pipe is not None
-            pipe.close()
-
-
-@pytest.fixture
-def programs(pod: Pod) -> Iterator[Callable[..., Program]]:
-    """Starts programs in the pod; they are ended afterwards."""
-    started: list[Program] = []
-
-    def start(*argv: str) -> Program:
-        started.append(Program(pod, *argv))
-        return started[-1]
-
-    yield start
-    for program in started:
-        program.kill()
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serves a local state file as istiod would: discovery, and certificates for anybody.
 
-Writes the roots of both to DIRECTORY/root-cert.pem and prints the address once it listens.
+Writes the roots of both to DIRECTORY/root-cert.pem and prints the address once it listens. Each
+line of its input has it read the file again, and tell its clients what has changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from pathlib import Path
 
 from tests.support.authority import Authority
@@ -16,15 +18,22 @@ from tests.support.istiod.mesh import Mesh
 from tests.support.istiod.server import Istiod
 
 
-async def main(mesh: Mesh, directory: Path, port: int, *, shared: bool) -> None:
+async def main(path: Path, directory: Path, port: int, *, shared: bool) -> None:
     """Serves until it is ended."""
-    authority = Authority()
+    mesh, authority = read(path), Authority()
     ca = IstioCa(authority, tokens=None, shared=shared)
     istiod = Istiod(serve=mesh.serve, services=[ca.add_to], port=port, authority=authority)
     async with istiod:
         (directory / "root-cert.pem").write_bytes(authority.roots_pem)
         print(istiod.address, flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            mesh.become(read(path))
         await asyncio.Event().wait()
+
+
+def read(path: Path) -> Mesh:
+    """The mesh of a local state file."""
+    return Mesh.of_yaml(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
@@ -34,5 +43,4 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0, help="on loopback; any if left out")
     parser.add_argument("--dedicated", action="store_true", help="clients ask for themselves")
     given = parser.parse_args()
-    served = Mesh.of_yaml(given.mesh.read_text(encoding="utf-8"))
-    asyncio.run(main(served, given.directory, given.port, shared=not given.dedicated))
+    asyncio.run(main(given.mesh, given.directory, given.port, shared=not given.dedicated))

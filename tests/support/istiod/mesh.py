@@ -46,6 +46,15 @@ class Mesh:
                 for follower in self._followers:
                     follower.tell(type_url, list(new.values()), gone)
 
+    def become(self, other: Mesh) -> None:
+        """Changes what is different in `other`, and removes what it does not have."""
+        changed, removed = [], []
+        for type_url, known in self.resources.items():
+            wanted = other.resources[type_url]
+            changed += [r for name, r in wanted.items() if known.get(name) != r]
+            removed += [name for name in known if name not in wanted]
+        self.change(*changed, removed=removed)
+
     async def serve(self, stream: Stream) -> None:
         """Has a conversation until the client leaves."""
         follower = _Follower(self, stream)
