@@ -99,6 +99,7 @@ class Client:
                 await self._open(call)
                 if not await self._take(call):
                     raise OpenError(Status.UNKNOWN, "the server ended the stream without a word")
+                log.info("Stream established")
                 while await self._take(call):
                     pass
         finally:
@@ -163,12 +164,14 @@ class Client:
 
 
 def _tell(ending: Exception | None, retry: backoff.Retry) -> None:
+    seconds = retry.pause_s
+    wait = f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
     match retry.reason:
         case "Complete":
             log.warn("XDS client complete")
         case "Reconnect":
-            log.debug(f"XDS client terminated: {ending}, retrying in {retry.pause_s:g}s")
+            log.debug(f"XDS client terminated: {ending}, retrying in {wait}")
         case "ConnectionError":
-            log.warn(f"XDS client connection error: {ending}, retrying in {retry.pause_s:g}s")
+            log.warn(f"XDS client connection error: {ending}, retrying in {wait}")
         case _:
-            log.warn(f"XDS client error: {ending}, retrying in {retry.pause_s:g}s")
+            log.warn(f"XDS client error: {ending}, retrying in {wait}")
