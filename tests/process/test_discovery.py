@@ -125,6 +125,22 @@ def test_what_was_heard_is_shown_on_top_of_what_is_local(
         assert f'istio_xds_message_total{{url="type.googleapis.com/{name}"}} 1' in metrics
 
 
+def test_discovery_can_be_logged_in_detail_and_alone(
+    istiod: tuple[Program, dict[str, str]], launch: Callable[..., Proxy]
+) -> None:
+    control, settings = istiod
+    proxy = launch(ready=False, RUST_LOG="error,ztunnel::xds=debug", **settings)
+    for type_url in ("Address", "Authorization"):
+        control.tell(type_url)
+        assert control.line() == "accepted"
+    proxy.wait_ready()
+
+    levels = {tuple(line.split("\t")[1:3]) for line in proxy.log().splitlines()}
+
+    assert ("debug", "xds") in levels
+    assert {scope for level, scope in levels if level in ("info", "debug")} == {"xds"}
+
+
 @pytest.mark.parametrize("engine", ["native", "reference"])
 def test_a_proxy_that_waits_for_its_control_plane_can_be_ended(
     engine: str, launch: Callable[..., Proxy], programs: Callable[..., Program]
