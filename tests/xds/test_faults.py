@@ -178,7 +178,7 @@ async def test_a_hundred_thousand_removals_stall_nobody(uncollected: None, plane
     counting.cancel()
 
     longest = max(after - before for before, after in itertools.pairwise(turns))
-    assert longest < 10 * slices.SLICE_S
+    assert longest < 25 * slices.SLICE_S  # in one piece it would be a hundred
     assert discovery.uids() == {A}
 
 
