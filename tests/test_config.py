@@ -335,6 +335,47 @@ def test_no_certificate_authority_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"ZTUNNEL_IDENTITY_SOURCE": "vault"}, "istiod, files, spiffe, spire"),
+        ({"ZTUNNEL_IDENTITY_SOURCE": "files", "ZTUNNEL_KEY_FILE": "/k"}, "ZTUNNEL_ROOTS_FILE"),
+        ({"ZTUNNEL_IDENTITY_SOURCE": "spiffe"}, "SPIFFE_ENDPOINT_SOCKET"),
+        (
+            {"ZTUNNEL_IDENTITY_SOURCE": "spiffe", "SPIFFE_ENDPOINT_SOCKET": "tcp://127.0.0.1:1"},
+            "unix:///path",
+        ),
+        ({"ZTUNNEL_IDENTITY_SOURCE": "spire", "FAKE_CA": "true"}, "FAKE_CA=true contradicts"),
+    ],
+)
+def test_source_of_identities_needs_what_belongs_to_it(
+    tmp_path: Path, environ: dict[str, str], named: str
+) -> None:
+    assert named in _refusal(tmp_path, environ)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"ZTUNNEL_IDENTITY_SOURCE": "spiffe", "SPIFFE_ENDPOINT_SOCKET": "unix:///a"},
+        {
+            "ZTUNNEL_IDENTITY_SOURCE": "files",
+            "ZTUNNEL_CERTIFICATE_FILE": "/c",
+            "ZTUNNEL_KEY_FILE": "/k",
+            "ZTUNNEL_ROOTS_FILE": "/r",
+        },
+    ],
+)
+def test_identity_of_one_workload_is_not_for_a_node(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    assert _load(tmp_path, _DEDICATED | environ).ca_address is None
+
+    error = _refusal(tmp_path, environ | {"PROXY_MODE": "shared"})
+
+    assert "requires PROXY_MODE=dedicated" in error
+
+
+@pytest.mark.parametrize(
     "environ",
     [
         {"FAKE_CA": "true", "FAKE_CA_ROOT_CERT": "a"},
@@ -440,7 +481,6 @@ def test_dedicated_mode_with_local_state_and_fake_ca_is_built(tmp_path: Path) ->
     ("changes", "named"),
     [
         ({"ENABLE_PROXY": "false"}, "ENABLE_PROXY"),
-        ({"FAKE_CA": "false"}, "FAKE_CA=true"),
     ],
 )
 def test_what_is_not_built_is_refused_by_name(

@@ -26,7 +26,7 @@ from ztunnel_py.dataplane.upcalls import Upcalls
 from ztunnel_py.decide.settings import Settings
 from ztunnel_py.dns.on_demand import OnDemandDns
 from ztunnel_py.errors import StartError
-from ztunnel_py.identity import fake
+from ztunnel_py.identity import source
 from ztunnel_py.identity.manager import SecretManager
 from ztunnel_py.inpod.client import Client as AgentClient
 from ztunnel_py.inpod.manager import Manager as PodManager
@@ -90,7 +90,9 @@ async def serve(config: Config) -> None:
     await slices.apply(store, static.updates)
     heard = Counts()
     discovery = _discovery(config, store, heard, clock, tasks)
-    manager = SecretManager(_authority(config), clock, tasks)
+    authority = source.chosen(config, clock, tasks)
+    manager = SecretManager(authority, clock, tasks)
+    authority.start(manager.renew)
 
     plane = open_engine(config.dataplane, clock)
     epochs.follow(store, plane)
@@ -165,6 +167,7 @@ async def serve(config: Config) -> None:
     records.stop()
     await plane.stop()
     await tasks.stop()
+    authority.stop()
     records.flush()
     await admin.close()
     await stats.close()
@@ -215,12 +218,6 @@ def _open_listeners(served: _Served, plane: DataPlane, upcalls: Upcalls) -> None
                 "transparent": plane.is_transparent(served.id, role),
             },
         )
-
-
-def _authority(config: Config) -> fake.FakeCa:
-    log.warn("FAKE_CA=true: certificates come from a development CA that signs for anyone")
-    cert, key = config.fake_ca_root_cert, config.fake_ca_root_key
-    return fake.FakeCa(fake.root(str(cert or ""), str(key or "")), config.secret_ttl_s)
 
 
 def _discovery(

@@ -21,6 +21,8 @@ from ztunnel_py.config_model import (
     READINESS_PORT,
     STATS_PORT,
     Config,
+    IdentityFiles,
+    IdentitySource,
     ProxyMode,
     WorkloadName,
     wildcard,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 __all__ = ["Config", "ProxyMode", "WorkloadName", "load", "refuse_unbuilt"]
 
 _IPV6_OFF_ON_LOOPBACK = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+_OF_ONE_WORKLOAD = IdentitySource.FILES, IdentitySource.SPIFFE
+_IDENTITY_FILES = "ZTUNNEL_CERTIFICATE_FILE", "ZTUNNEL_KEY_FILE", "ZTUNNEL_ROOTS_FILE"
 _TOKEN_FILE = "./var/run/secrets/tokens/istio-token"  # noqa: S105 - a path
 _SHARED_MARK = 1337
 _LEAST_THREADS = 2
@@ -94,11 +98,6 @@ def refuse_unbuilt(config: Config) -> None:
     """
     if not config.proxy:
         raise ConfigError("ENABLE_PROXY=false leaves nothing to run in this version")
-    if not config.fake_ca:
-        raise ConfigError(
-            f"CA_ADDRESS: a certificate authority ({config.ca_address}) is not available in this "
-            "version; set FAKE_CA=true for development"
-        )
 
 
 class _Reader:
@@ -163,20 +162,44 @@ def _control_plane(
     xds = read("XDS_ADDRESS")
     if xds is None:
         xds = istiod if proxy_config.discovery_address is None else proxy_config.discovery_address
-    ca = None if read("FAKE_CA") else read("CA_ADDRESS")
     token = read("AUTH_TOKEN")
     if token is None and (cwd / _TOKEN_FILE).exists():
         token = Secret(_TOKEN_FILE)
     cluster = read(f"{META}CLUSTER_ID")
-    if ca == "":
-        raise ConfigError('CA_ADDRESS="" requires FAKE_CA=true: nothing else signs certificates')
     return {
         "cluster_id": read("CLUSTER_ID") if cluster is None else cluster,
         "xds_address": _server("XDS_ADDRESS", xds) if xds else None,
         "xds_headers": _headers(environ, XDS_HEADER),
-        "ca_address": None if read("FAKE_CA") else _server("CA_ADDRESS", ca or istiod),
+        **_identity(read, istiod),
         "ca_headers": _headers(environ, CA_HEADER),
         "auth_token": token,
+    }
+
+
+def _identity(read: _Reader, istiod: str) -> dict[str, Any]:
+    """Who vouches for workloads, and what it needs."""
+    source = IdentitySource(read("ZTUNNEL_IDENTITY_SOURCE"))
+    if read("FAKE_CA"):
+        if source is not IdentitySource.ISTIOD:
+            raise ConfigError(f"FAKE_CA=true contradicts ZTUNNEL_IDENTITY_SOURCE={source.value}")
+        source = IdentitySource.FAKE
+    ca = read("CA_ADDRESS")
+    if source is IdentitySource.ISTIOD and ca == "":
+        raise ConfigError(
+            'CA_ADDRESS="" requires FAKE_CA=true or another ZTUNNEL_IDENTITY_SOURCE: nobody signs'
+        )
+    files = {variable: read(variable) for variable in _IDENTITY_FILES}
+    missing = [variable for variable, path in files.items() if path is None]
+    if source is IdentitySource.FILES and missing:
+        raise ConfigError(f"ZTUNNEL_IDENTITY_SOURCE=files requires {', '.join(missing)}")
+    if source is IdentitySource.SPIFFE and read("SPIFFE_ENDPOINT_SOCKET") is None:
+        raise ConfigError("ZTUNNEL_IDENTITY_SOURCE=spiffe requires SPIFFE_ENDPOINT_SOCKET")
+    return {
+        "identity_source": source,
+        "identity_files": None if missing else IdentityFiles(*files.values()),
+        "ca_address": _server("CA_ADDRESS", ca or istiod)
+        if source is IdentitySource.ISTIOD
+        else None,
     }
 
 
@@ -273,6 +296,11 @@ def _workers(read: _Reader, proxy_config: ProxyConfig, machine: int) -> int:
 
 def _check(config: Config) -> None:
     """Refuses settings that contradict each other."""
+    if config.mode is ProxyMode.SHARED and config.identity_source in _OF_ONE_WORKLOAD:
+        raise ConfigError(
+            f"ZTUNNEL_IDENTITY_SOURCE={config.identity_source.value} has the identity of one "
+            "workload, so it requires PROXY_MODE=dedicated"
+        )
     if config.dns_proxy and config.xds_on_demand:
         raise ConfigError(
             "XDS_ON_DEMAND=true does not work with the DNS proxy; set ISTIO_META_DNS_CAPTURE=false"

@@ -25,9 +25,8 @@ Precedence: a variable of its own, `ISTIO_META_*` (metadata only), `PROXY_CONFIG
 
 Fixed ports: 15008 (HBONE), 15006 (plaintext in), 15001 (out), 15080 (SOCKS5), 15021 (readiness).
 
-What this version does not do yet is refused at start: shared mode, a certificate authority other
-than the fake one. So a run needs `PROXY_MODE=dedicated` and `FAKE_CA=true`, and `XDS_ADDRESS=""`
-where there is no control plane.
+What this version does not do yet is refused at start: `ENABLE_PROXY=false`. The defaults are those of
+a node of a cluster; a run without one needs `XDS_ADDRESS=""` and `FAKE_CA=true`.
 
 | Variable | Unit | Default | Meaning |
 |---|---|---|---|

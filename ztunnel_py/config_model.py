@@ -39,6 +39,29 @@ class ProxyMode(enum.Enum):
     """One workload, in whose network namespace the process runs."""
 
 
+class IdentitySource(enum.Enum):
+    """Where certificates come from."""
+
+    ISTIOD = "istiod"
+    """The mesh's authority, at `CA_ADDRESS`."""
+    FAKE = "fake"
+    """A development CA in this process."""
+    FILES = "files"
+    """Files that something else renews."""
+    SPIFFE = "spiffe"
+    """The SPIFFE Workload API."""
+    SPIRE = "spire"
+    """SPIRE's Delegated Identity API."""
+
+
+class IdentityFiles(NamedTuple):
+    """A certificate with its intermediates, its key, and whom it trusts; PEM."""
+
+    certificate: Path
+    key: Path
+    roots: Path
+
+
 class WorkloadName(NamedTuple):
     """Which workload a dedicated proxy serves."""
 
@@ -93,6 +116,10 @@ class Config:
 
     # --- identity
 
+    identity_source: IdentitySource
+    identity_files: IdentityFiles | None
+    spiffe_socket: Path | None
+    spire_socket: Path
     ca_address: str | None
     ca_root_ca: str
     alt_ca_hostname: str | None

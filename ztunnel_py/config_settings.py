@@ -222,6 +222,43 @@ SETTINGS: tuple[Setting, ...] = (
         "local state itself; not with `LOCAL_XDS_PATH`",
     ),
     # --- identity
+    Setting(
+        "identity_source",
+        "ZTUNNEL_IDENTITY_SOURCE",
+        Kind(values.one_of("istiod", "files", "spiffe", "spire"), "word"),
+        "istiod",
+        "who vouches for workloads: `istiod`, `files`, `spiffe` (Workload API) or `spire` "
+        "(Delegated Identity API), see identities.md; ours",
+    ),
+    Setting(
+        "identity_files",
+        "ZTUNNEL_CERTIFICATE_FILE",
+        _PATH,
+        None,
+        "certificate and intermediates, PEM; with `files`; ours",
+    ),
+    Setting("identity_files", "ZTUNNEL_KEY_FILE", _PATH, None, "its key, PEM; with `files`; ours"),
+    Setting(
+        "identity_files",
+        "ZTUNNEL_ROOTS_FILE",
+        _PATH,
+        None,
+        "certificates to trust, PEM; with `files`; ours",
+    ),
+    Setting(
+        "spiffe_socket",
+        "SPIFFE_ENDPOINT_SOCKET",
+        Kind(values.unix_socket, "unix:///path"),
+        None,
+        "the agent's Workload API; with `spiffe`; the standard's variable",
+    ),
+    Setting(
+        "spire_socket",
+        "SPIRE_ADMIN_SOCKET",
+        Kind(values.unix_socket, "unix:///path"),
+        "unix:///run/spire/admin/api.sock",
+        "the agent's admin socket; with `spire`; ours",
+    ),
     Setting("ca_address", "CA_ADDRESS", _SERVER, None, "certificate authority; unset: istiod"),
     Setting(
         "ca_root_ca",

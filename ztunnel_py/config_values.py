@@ -12,6 +12,7 @@ import math
 import re
 import urllib.parse
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -166,6 +167,14 @@ def url(value: str) -> str:
     except ValueError:
         raise ValueError("expected a port from 0 to 65535") from None
     return whole
+
+
+def unix_socket(value: str) -> Path:
+    """The path of a socket: `unix:///path` or `/path`."""
+    path = Path(value.removeprefix("unix://").removeprefix("unix:"))
+    if not path.is_absolute():
+        raise ValueError("expected unix:///path")
+    return path
 
 
 def bind(value: str) -> Bind:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ztunnel_py"
 
-VOCABULARY = {"errors", "version", "clock", "netns", "tasks", "telemetry.log", "yaml_tree"}
+VOCABULARY = {"errors", "version", "clock", "netns", "stamp", "tasks"} | {
+    "telemetry.log",
+    "yaml_tree",
+}
 """What everybody may use; it uses only itself."""
 
 ALLOWED: dict[str, tuple[set[str], str]] = {
@@ -23,12 +26,13 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "version": (set(), "the version depends on nothing"),
     "clock": (set(), "time depends on nothing"),
     "netns": (set(), "sockets in pods, whoever needs them"),
+    "stamp": (set(), "files depend on nothing"),
     "tasks": (set(), "tasks only log"),
     "yaml_tree": (set(), "YAML as plain values"),
     "openssl": (set(), "what the library can do, before anybody uses it"),
     "state": ({"identity.spiffe"}, "facts know no one who uses them"),
     "decide": ({"state", "identity.spiffe"}, "a verdict follows from facts alone"),
-    "identity": ({"proto", "rpc"}, "identities are vouched for whoever uses them"),
+    "identity": ({"config.model", "proto", "rpc"}, "identities are vouched for whoever uses them"),
     "proto": (set(), "messages, generated"),
     "rpc": ({"config.model", "config.values"}, "calls know settings, not what is said"),
     "xds": (

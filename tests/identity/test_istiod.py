@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ from ztunnel_py.rpc.server import Server
 from ztunnel_py.rpc.token import Token
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from ztunnel_py.identity.certificates import WorkloadCertificate
@@ -85,8 +85,14 @@ async def issued(
 ) -> WorkloadCertificate:
     """What a client of its own gets."""
     istiod = Istiod(server, ttl_s=ttl_s, impersonates=shared, answer_s=answer_s)
-    with closing(istiod):
+    with stopping(istiod):
         return await istiod.issue(identity)
+
+
+@contextmanager
+def stopping(istiod: Istiod) -> Iterator[None]:
+    yield
+    istiod.stop()
 
 
 async def refusal(server: Server) -> str:
@@ -153,7 +159,7 @@ async def test_token_file_is_read_for_each_request(
     token = Token.decide(Secret(str(file)), "east")
     istiod = Istiod(replace(described, token=token), ttl_s=HOUR, impersonates=True)
 
-    with closing(istiod):
+    with stopping(istiod):
         await istiod.issue(CART)
         file.write_text("second")
         await istiod.issue(CART)
@@ -346,7 +352,7 @@ async def test_replaced_roots_are_used_without_a_restart(
     described = replace(described, roots=Roots.decide("CA_ROOT_CA", str(file)))
     new_root = Authority("new")
     istiod = Istiod(described, ttl_s=HOUR, impersonates=True)
-    with closing(istiod):
+    with stopping(istiod):
         await istiod.issue(CART)
 
         async with await moved(server, ca, new_root):
@@ -368,7 +374,7 @@ async def test_old_roots_serve_while_the_file_is_damaged(
     described = replace(described, roots=Roots.decide("CA_ROOT_CA", str(file)))
     istiod = Istiod(described, ttl_s=HOUR, impersonates=True)
     new_root = Authority("new")
-    with closing(istiod):
+    with stopping(istiod):
         await istiod.issue(CART)
         if damage == "gone":
             file.unlink()
@@ -389,7 +395,7 @@ async def test_calls_on_the_way_outlive_a_change_of_roots(
     file.write_bytes(root.pem)
     described = replace(described, roots=Roots.decide("CA_ROOT_CA", str(file)))
     istiod = Istiod(described, ttl_s=HOUR, impersonates=True)
-    with closing(istiod):
+    with stopping(istiod):
         ca.gate.clear()
         early = asyncio.ensure_future(istiod.issue(CART))
         await until(lambda: ca.in_flight == 1, "the call")

@@ -173,4 +173,4 @@ def test_a_ready_proxy_shows_its_state_and_no_empty_families(
 def test_the_fake_authority_is_announced_at_every_start(launch: Callable[..., Proxy]) -> None:
     proxy = launch()
 
-    assert "\twarn\tapp\tFAKE_CA=true" in proxy.log()
+    assert "\twarn\tidentity\tFAKE_CA=true" in proxy.log()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from cryptography import x509
@@ -60,7 +60,7 @@ class RpcServer:
         await self.grpc.start()
         return self
 
-    def add(self, service: str, **methods: grpc.RpcMethodHandler[bytes, bytes]) -> Self:
+    def add(self, service: str, **methods: grpc.RpcMethodHandler[Any, Any]) -> Self:
         """Serves methods of a service."""
         handler = grpc.method_handlers_generic_handler(service, methods)
         self.grpc.add_generic_rpc_handlers((handler,))

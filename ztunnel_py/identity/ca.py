@@ -6,8 +6,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
+
+    Renew = Callable[[Identity], bool]
+    """Told of an identity that may have a new certificate; whether somebody needs it."""
 
 
 class IdentityError(Exception):

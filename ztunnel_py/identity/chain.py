@@ -6,16 +6,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
 
 from ztunnel_py.identity.certificates import WorkloadCertificate
 from ztunnel_py.identity.spiffe import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 _MOST_BYTES = 1 << 20
 """Of all certificates together; a chain has a few thousand."""
+_SEQUENCE = 0x30
 
 
 class ChainError(Exception):
@@ -28,43 +37,66 @@ def certificates(pem: bytes) -> list[x509.Certificate]:
     Raises:
         ChainError: one cannot be read, or there is none.
     """
-    if len(pem) > _MOST_BYTES:
-        raise ChainError(f"{len(pem)} bytes of certificates; the limit is {_MOST_BYTES}")
+    _check_size(pem)
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise ChainError(f"certificate: {error}") from error
 
 
+def der_certificates(der: bytes) -> list[x509.Certificate]:
+    """All certificates in DER, one after the other.
+
+    Raises:
+        ChainError: one cannot be read.
+    """
+    _check_size(der)
+    try:
+        return [x509.load_der_x509_certificate(one) for one in _split(der)]
+    except ValueError as error:
+        raise ChainError(f"certificate: {error}") from error
+
+
+def private_key(text: bytes) -> PrivateKeyTypes:
+    """The key in PEM or DER, without a password.
+
+    Raises:
+        ChainError: there is none.
+    """
+    load = load_pem_private_key if text.lstrip().startswith(b"-----") else load_der_private_key
+    try:
+        return load(text, password=None)
+    except (ValueError, TypeError) as error:
+        raise ChainError(f"private key: {error}") from error
+
+
 def assembled(
-    identity: Identity, chain: Sequence[x509.Certificate], roots: bytes, key_pem: bytes
+    identity: Identity,
+    chain: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+    key: PrivateKeyTypes,
 ) -> WorkloadCertificate:
     """A certificate of `identity`.
 
     Args:
         identity: whose it is to be; `first_identity` tells what its leaf says.
         chain: the leaf, then intermediates.
-        roots: PEM, whom the identity trusts.
-        key_pem: the leaf's key.
+        roots: whom the identity trusts.
+        key: the leaf's.
 
     Raises:
         ChainError: there is no leaf or no root, or the key is not the leaf's.
     """
-    if not chain:
-        raise ChainError("no certificate present")
+    if not chain or not roots:
+        raise ChainError("no certificate present" if roots else "no root certificate present")
     leaf = chain[0]
-    trusted = certificates(roots)
-    try:
-        public = load_pem_private_key(key_pem, password=None).public_key()
-    except (ValueError, TypeError) as error:
-        raise ChainError(f"private key: {error}") from error
-    if public != leaf.public_key():
+    if key.public_key() != leaf.public_key():
         raise ChainError("the private key is not that of the certificate")
     return WorkloadCertificate(
         identity=identity,
         chain_pem=_pem(chain),
-        key_pem=key_pem,
-        roots_pem=_pem(trusted),
+        key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        roots_pem=_pem(roots),
         not_before=leaf.not_valid_before_utc.timestamp(),
         not_after=leaf.not_valid_after_utc.timestamp(),
     )
@@ -80,6 +112,29 @@ def first_identity(leaf: x509.Certificate) -> Identity | None:
         return Identity.parse(names.get_values_for_type(x509.UniformResourceIdentifier)[0])
     except (x509.ExtensionNotFound, IndexError, ValueError):
         return None
+
+
+def _check_size(text: bytes) -> None:
+    if len(text) > _MOST_BYTES:
+        raise ChainError(f"{len(text)} bytes of certificates; the limit is {_MOST_BYTES}")
+
+
+def _split(der: bytes) -> Iterator[bytes]:
+    """The elements of DER that are one after the other.
+
+    Raises:
+        ValueError: they are not sequences, or the last is cut off.
+    """
+    while der:
+        head = 2
+        length = der[1] if len(der) > 1 else 0
+        if length & 0x80:  # so many bytes of length follow
+            head += length & 0x7F
+            length = int.from_bytes(der[2:head])
+        if der[0] != _SEQUENCE or head + length > len(der):
+            raise ValueError("not a sequence of whole certificates")
+        yield der[: head + length]
+        der = der[head + length :]
 
 
 def _pem(chain: Sequence[x509.Certificate]) -> bytes:

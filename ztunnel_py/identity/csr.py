@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 if TYPE_CHECKING:
     from ztunnel_py.identity.spiffe import Identity
@@ -21,8 +21,7 @@ class SigningRequest(NamedTuple):
     """A CSR and its key; neither is ever used twice."""
 
     pem: str
-    key_pem: bytes
-    """PKCS#8; in memory only."""
+    key: ec.EllipticCurvePrivateKey
 
     @classmethod
     def of(cls, identity: Identity) -> SigningRequest:
@@ -38,7 +37,4 @@ class SigningRequest(NamedTuple):
             .add_extension(names, critical=True)
             .sign(key, hashes.SHA256())
         )
-        return cls(
-            csr.public_bytes(Encoding.PEM).decode(),
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        )
+        return cls(csr.public_bytes(Encoding.PEM).decode(), key)

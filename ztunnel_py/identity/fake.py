@@ -34,6 +34,7 @@ from ztunnel_py.identity.certificates import WorkloadCertificate
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ztunnel_py.identity.ca import Renew
     from ztunnel_py.identity.spiffe import Identity
 
 _BACKDATED = datetime.timedelta(minutes=2)
@@ -99,6 +100,12 @@ class FakeCa:
             not_before=(now - _BACKDATED).timestamp(),
             not_after=not_after.timestamp(),
         )
+
+    def start(self, renew: Renew) -> None:
+        """Nothing changes by itself."""
+
+    def stop(self) -> None:
+        """There is nothing to end."""
 
 
 def root(

@@ -20,11 +20,12 @@ from ztunnel_py.telemetry.log import Display, logger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ztunnel_py.identity.ca import Renew
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
     from ztunnel_py.rpc.channel import Channel
-    from ztunnel_py.rpc.roots import Stamp
     from ztunnel_py.rpc.server import Server
+    from ztunnel_py.stamp import Stamp
 
 _PATH = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 _ANSWER_S = 30.0
@@ -70,14 +71,17 @@ class Istiod:
                     _PATH, self._message(identity, request).SerializeToString(), self._answer_s
                 )
             )
-            return self._certificate(identity, answer.cert_chain, request.key_pem)
+            return self._certificate(identity, answer.cert_chain, request)
         except RpcError as error:
             text = f"signing gRPC error ({error.description}): {error.message}"
             raise IdentityError(text) from error
         except (ChainError, RootsError, ValueError, DecodeError) as error:
             raise IdentityError(f"failed to create CSR: {error}") from error
 
-    def close(self) -> None:
+    def start(self, renew: Renew) -> None:
+        """Nothing changes by itself: istiod has to be asked."""
+
+    def stop(self) -> None:
         """Hangs up."""
         if self._channel is not None:
             self._channel.close()
@@ -89,7 +93,7 @@ class Istiod:
         return message
 
     def _certificate(
-        self, identity: Identity, answer: Sequence[str], key_pem: bytes
+        self, identity: Identity, answer: Sequence[str], request: SigningRequest
     ) -> WorkloadCertificate:
         """What the answer amounts to: its first text is the leaf, its last holds the roots."""
         if not answer:
@@ -97,7 +101,7 @@ class Istiod:
         if len(answer) == 1:
             raise ChainError("invalid root certificate: no root certificate present")
         chain = [certificates(pem.encode())[0] for pem in answer[:-1]]
-        made = assembled(identity, chain, answer[-1].encode(), key_pem)
+        made = assembled(identity, chain, certificates(answer[-1].encode()), request.key)
         if self._impersonates and first_identity(chain[0]) != identity:
             raise IdentityError(f"did not find expected SAN: {identity}")
         return made

@@ -141,11 +141,12 @@ class SecretManager:
             raise IdentityError(f"the certificate expired {_expiry(entry.certificate)}")
         return entry.certificate
 
-    def renew(self, identity: Identity) -> None:
-        """Fetches anew, soon, for the authority knows that it has something new."""
+    def renew(self, identity: Identity) -> bool:
+        """Fetches anew, soon, as the authority may have something new; False if nobody needs it."""
         entry = self._entries.get(identity)
-        if entry is not None:
+        if entry is not None and entry.settled.is_set():
             self._enqueue(identity, entry, Priority.BACKGROUND)
+        return entry is not None
 
     def forget(self, identity: Identity) -> None:
         """Drops a certificate that no workload needs any more; who waits for it is told so."""
@@ -211,8 +212,8 @@ class SecretManager:
             certificate = await self._authority.issue(identity)
             if not self._is_valid(certificate):
                 raise IdentityError(
-                    f"the authority's certificate expired {_expiry(certificate)}; "
-                    "does this node's clock agree with the authority's?"
+                    "the authority's certificate has already expired; does this node's clock "
+                    "agree with the authority's?"
                 )
             self._succeeded(identity, certificate)
         except IdentityError as error:
@@ -231,12 +232,15 @@ class SecretManager:
         if entry.error:
             log.info("certificate fetched after failures", {"id": Display(identity)})
         is_new = certificate != entry.certificate
-        entry.certificate, entry.error, entry.is_overdue = certificate, "", False
+        if is_new:
+            entry.certificate, entry.is_overdue = certificate, False
+        entry.error = ""
         if certificate.refresh_at > self.now():
             entry.backoff = None
             self._schedule(identity, entry, certificate.refresh_at)
-        else:  # it came half expired, as from a file: it is not asked for in a tight loop
+        else:  # it is half expired, as one from a file may be: not asked for in a tight loop
             self._schedule(identity, entry, self._retry_at(entry))
+            self._warn_if_overdue(identity, entry)
         entry.settled.set()
         if is_new:
             for listener in self._listeners:
@@ -251,24 +255,33 @@ class SecretManager:
             entry.certificate = None
             entry.error = ""  # that the certificate is gone is news
         self._complain(identity, entry, error)
+        self._warn_if_overdue(identity, entry)
         entry.error = error
         entry.n_failures += 1
         entry.settled.set()
         self._schedule(identity, entry, retry_at)
 
     def _complain(self, identity: Identity, entry: _Entry, error: str) -> None:
-        """Logs each error once, and once for each certificate that its renewal is overdue."""
+        """Logs each error once."""
         fields = {"id": Display(identity), "error": Display(error)}
+        if error == entry.error:
+            return
+        if entry.certificate is None:
+            log.warn("certificate fetch failed and there is no valid one", fields)
+        else:
+            fields["valid_until"] = Display(rfc3339(entry.certificate.not_after))
+            log.warn("certificate renewal failed; the present one stays in use", fields)
+
+    def _warn_if_overdue(self, identity: Identity, entry: _Entry) -> None:
+        """Warns once of each certificate that should have been replaced long ago."""
         certificate = entry.certificate
-        if error != entry.error:
-            if certificate is None:
-                log.warn("certificate fetch failed and there is no valid one", fields)
-            else:
-                fields["valid_until"] = Display(rfc3339(certificate.not_after))
-                log.warn("certificate renewal failed; the present one stays in use", fields)
-        if certificate is not None and not entry.is_overdue and self._age(certificate) >= _OVERDUE:
-            entry.is_overdue = True
-            log.warn(f"certificate renewal is overdue; it expires {_expiry(certificate)}", fields)
+        if certificate is None or entry.is_overdue or self._age(certificate) < _OVERDUE:
+            return
+        entry.is_overdue = True
+        log.warn(
+            f"certificate renewal is overdue; it expires {_expiry(certificate)}",
+            {"id": Display(identity)},
+        )
 
     def _retry_at(self, entry: _Entry) -> float:
         """When to try again; at the latest when the certificate expires."""

@@ -81,6 +81,9 @@ class Channel:
         self._n_calls = 0
         self._is_retired = False
 
+    def __str__(self) -> str:
+        return str(self._address)
+
     @contextlib.asynccontextmanager
     async def call(self, path: str) -> AsyncIterator[Call]:
         """A call of the method at `path` (`/package.Service/Method`).

@@ -11,22 +11,13 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from ztunnel_py.rpc.errors import RootsError
+from ztunnel_py.stamp import Stamp
 
 _SYSTEM = "SYSTEM"
 _MOST_BYTES = 4 << 20
 _PEM = "-----BEGIN"
-
-
-class Stamp(NamedTuple):
-    """Which file it is, and its last change."""
-
-    device: int
-    inode: int
-    changed_ns: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +43,7 @@ class Roots:
 
     def stamp(self) -> Stamp | None:
         """Tells whether a file was replaced or written since; None if there is none."""
-        if self.path is None:
-            return None
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return Stamp(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        return None if self.path is None else Stamp.of(self.path)
 
     def add_to(self, context: ssl.SSLContext) -> None:
         """Makes `context` trust the roots as they are now, each an anchor even if not self-signed.
