@@ -14,6 +14,7 @@ ztunnel-py {version}: node proxy of an Istio ambient mesh
   ztunnel-py proxy [ztunnel]   run the proxy; settings come from the environment
   ztunnel-py connections       show what is open in a running proxy
   ztunnel-py tunnels           show its HBONE connections
+  ztunnel-py certs             show its certificates; --expiring 6h: only those
   ztunnel-py why SRC DST       explain what happens to a connection; --state FILE needs no proxy
   ztunnel-py agent             tell a proxy in shared mode of the pods of this machine
   ztunnel-py enroll NAME       redirect a pod's traffic to it; unenroll ends that, enrolled lists
@@ -42,6 +43,10 @@ def run(arguments: list[str] | None = None) -> int:
             from ztunnel_py.cli import agent
 
             return agent.main(command, arguments[1:])
+        case "certs":
+            from ztunnel_py.cli import certs
+
+            return certs.main(arguments[1:])
         case "why":
             from ztunnel_py.cli import why
 

@@ -35,6 +35,7 @@ from ztunnel_py.rpc.server import Server
 from ztunnel_py.state.store import Store
 from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
+from ztunnel_py.telemetry import certificates as certificate_metrics
 from ztunnel_py.telemetry import log as logs
 from ztunnel_py.telemetry import metrics
 from ztunnel_py.telemetry.access_log import AccessLog, wants_opened
@@ -129,6 +130,7 @@ async def serve(config: Config) -> None:
                 *metrics.discovery(heard),
                 metrics.lookups(names.counts),
                 *(metrics.pods(pods) if is_shared else ()),
+                *certificate_metrics.families(manager.statuses(), manager.now()),
             ]
         ),
         _addresses(config, config.stats),

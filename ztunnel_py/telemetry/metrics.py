@@ -12,6 +12,7 @@ the form below. Source: spec dataplane, sections 12.1 to 12.3; identity-ops, E.1
     workload_manager_*           pods of this node (no istio_ in front, as in ztunnel)
     istio_xds_*                  what has come from the control plane, and how streams ended
     istio_crl_*                  whom revocation lists turn away
+    istio_certificate_*          ours: certificates by identity (certificates.py)
     ztunnel_py_events_total      ours: event counters of the engine by name
 """
 
