@@ -16,6 +16,8 @@ class Stamp(NamedTuple):
     inode: int
     changed_ns: int
     size: int
+    touched_ns: int
+    """Changes with whatever is done to it, also if its time is set back."""
 
     @classmethod
     def of(cls, path: Path) -> Stamp | None:
@@ -24,4 +26,4 @@ class Stamp(NamedTuple):
             found = path.stat()
         except OSError:
             return None
-        return cls(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        return cls(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_ctime_ns)

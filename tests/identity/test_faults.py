@@ -6,6 +6,7 @@ A real authority over TLS, the manager, and an engine that serves HBONE with wha
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,8 +14,10 @@ import pytest
 
 from tests.support.istio_ca import TOKEN, IstioCa
 from tests.support.node import CART, LIFE, PRICES
+from tests.support.wait import settle, until
 from ztunnel_py.identity.ca import IdentityError
 from ztunnel_py.identity.manager import CertificateState, SecretManager
+from ztunnel_py.state.store import WorkloadRemoval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,6 +158,25 @@ async def test_node_whose_clock_is_ahead_by_more_than_a_life_is_told_to_look_at_
 
 
 # --- traffic meanwhile
+
+
+@pytest.mark.spec("ops-32")
+async def test_pod_that_the_mesh_does_not_know_is_refused_after_five_seconds(
+    served: Served, node: Node
+) -> None:
+    served.store.apply([WorkloadRemoval("c//Pod/shop/cart-0")])
+    listeners = served.store._listeners
+    before = len(listeners)
+    dialling = asyncio.ensure_future(served.tunnel())
+    await until(lambda: len(listeners) > before, "a question that waits for the workload")
+
+    node.clock.advance(4.9)
+    await settle()
+    assert not dialling.done()
+    node.clock.advance(0.2)
+
+    with pytest.raises(ConnectionError):
+        await dialling
 
 
 async def test_authority_that_is_gone_for_a_while_is_not_missed(served: Served, node: Node) -> None:

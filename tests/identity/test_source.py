@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from tests.support.authority import Authority
@@ -12,10 +14,12 @@ from tests.support.clock import FakeClock
 from tests.support.istio_ca import TOKEN, IstioCa
 from tests.support.rpc import RpcServer, server_certificate
 from tests.support.spire import Agent
+from tests.support.wait import DEADLINE_S
 from ztunnel_py import config
 from ztunnel_py.identity import source
 from ztunnel_py.identity.ca import IdentityError
 from ztunnel_py.identity.spiffe import Identity
+from ztunnel_py.rpc.server import Server
 from ztunnel_py.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -39,22 +43,21 @@ def ca(root: Authority) -> IstioCa:
 
 
 @pytest.fixture
-async def environ(root: Authority, ca: IstioCa, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
-    """What the official chart gives a node's proxy, here on loopback."""
+async def server(root: Authority, ca: IstioCa) -> AsyncIterator[RpcServer]:
     async with RpcServer() as server:
         ca.add_to(server.grpc)
-        await server.start(server_certificate(root, "localhost"))
-        yield chart(tmp_path, root, server.port)
+        yield await server.start(server_certificate(root, "localhost"))
 
 
-def chart(directory: Path, root: Authority, port: int) -> dict[str, str]:
-    """Its environment, and the files that it mounts."""
-    (directory / "token").write_text(TOKEN)
-    (directory / "root-cert.pem").write_bytes(root.pem)
+@pytest.fixture
+def environ(server: RpcServer, root: Authority, tmp_path: Path) -> dict[str, str]:
+    """What the official chart gives a node's proxy, here on loopback."""
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "root-cert.pem").write_bytes(root.pem)
     return {
-        "CA_ADDRESS": f"localhost:{port}",
-        "CA_ROOT_CA": str(directory / "root-cert.pem"),
-        "AUTH_TOKEN": str(directory / "token"),
+        "CA_ADDRESS": f"localhost:{server.port}",
+        "CA_ROOT_CA": str(tmp_path / "root-cert.pem"),
+        "AUTH_TOKEN": str(tmp_path / "token"),
     }
 
 
@@ -113,13 +116,28 @@ async def test_cluster_is_told_with_the_token(
     assert ca.asked[0].headers["authorization"] == f"Bearer {TOKEN}"
 
 
-async def test_headers_of_the_authority_are_its_own(
-    environ: dict[str, str], ca: IstioCa, tmp_path: Path
+@pytest.mark.spec("ops-10")
+async def test_headers_of_authority_and_discovery_are_their_own(
+    environ: dict[str, str], server: RpcServer, ca: IstioCa, tmp_path: Path
 ) -> None:
-    await issued(environ | {"CA_HEADER_FOO": "bar", "XDS_HEADER_BAZ": "x"}, tmp_path)
+    seen: list[dict[str, str | bytes]] = []
 
-    assert ca.asked[0].headers["foo"] == "bar"
-    assert "baz" not in ca.asked[0].headers
+    async def hear(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        seen.append(dict(context.invocation_metadata() or ()))
+        return b""
+
+    server.add("discovery", Hear=grpc.unary_unary_rpc_method_handler(hear))
+    environ |= {"CA_HEADER_FOO": "bar", "XDS_HEADER_BAZ": "x"}
+    environ |= {"XDS_ADDRESS": environ["CA_ADDRESS"], "XDS_ROOT_CA": environ["CA_ROOT_CA"]}
+
+    await issued(environ, tmp_path)
+    with closing(Server.discovery(config.load(environ, tmp_path)).channel()) as channel:
+        await channel.unary("/discovery/Hear", b"", DEADLINE_S)
+
+    assert [
+        {"foo": headers.get("foo"), "baz": headers.get("baz")}
+        for headers in (ca.asked[0].headers, seen[0])
+    ] == [{"foo": "bar", "baz": None}, {"foo": None, "baz": "x"}]
 
 
 async def test_roots_may_be_given_as_text(

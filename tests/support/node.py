@@ -116,15 +116,15 @@ class Node:
 class Served:
     """An engine that serves the cart with certificates of the node's authority."""
 
-    def __init__(self, engine: str, node: Node, net: Net) -> None:
+    def __init__(self, engine: str, node: Node, net: Net, state: str = STATE) -> None:
         self.node, self.net = node, net
         self.plane = make_engine(engine, node.clock)
-        store = Store()
-        store.apply(local.load("", STATE).updates)
+        self.store = Store()
+        self.store.apply(local.load("", state).updates)
         certificates = Certificates(self.plane, node.manager)
         names = OnDemandDns(Resolver)
         self.upcalls = Upcalls(
-            self.plane, store, Settings(), certificates, names, node.clock, node.tasks
+            self.plane, self.store, Settings(), certificates, names, node.clock, node.tasks
         )
         self.upcalls.serve("cart", WorkloadInfo("cart-0", "shop", "cart"))
         self.plane.start(EngineSettings())

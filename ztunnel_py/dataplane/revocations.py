@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import pause
 from ztunnel_py.identity import crl
+from ztunnel_py.stamp import Stamp
 from ztunnel_py.telemetry.log import Display, logger
 
 if TYPE_CHECKING:
@@ -42,15 +43,15 @@ class Revocations:
 
         Without a file that can be used nothing is revoked, until there is one.
         """
-        seen = self._stamp()
+        seen = Stamp.of(self._path)
         await self._use()
         self._tasks.spawn(self._watch(seen))
 
-    async def _watch(self, used: tuple[int, ...]) -> None:
+    async def _watch(self, used: Stamp | None) -> None:
         seen = used
         while True:
             await pause(self._clock, LOOK_S)
-            before, seen = seen, self._stamp()
+            before, seen = seen, Stamp.of(self._path)
             if seen == before != used:
                 used = seen
                 await self._use()
@@ -68,11 +69,3 @@ class Revocations:
             log.info("revocation lists in force", {**fields, "lists": len(lists)})
             if ended:
                 log.warn("connections to revoked certificates ended", {"connections": ended})
-
-    def _stamp(self) -> tuple[int, ...]:
-        """What changes with the file; nothing if there is none."""
-        try:
-            now = self._path.stat()
-        except OSError:
-            return ()
-        return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
