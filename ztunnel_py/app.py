@@ -19,6 +19,7 @@ from ztunnel_py.config_model import ProxyMode
 from ztunnel_py.dataplane import epochs, open_engine
 from ztunnel_py.dataplane.abc import Role, WorkloadSpec
 from ztunnel_py.dataplane.certificates import Certificates
+from ztunnel_py.dataplane.prefetch import Prefetch
 from ztunnel_py.dataplane.records import Records
 from ztunnel_py.dataplane.revalidate import Revalidate
 from ztunnel_py.dataplane.revocations import Revocations
@@ -94,6 +95,8 @@ async def serve(config: Config) -> None:
     authority = source.chosen(config, clock, tasks)
     manager = SecretManager(authority, clock, tasks)
     authority.start(manager.renew)
+    if is_shared:
+        tasks.spawn(Prefetch(store, manager, config.node_name).run())
 
     plane = open_engine(config.dataplane, clock)
     epochs.follow(store, plane)

@@ -511,9 +511,33 @@ def test_indexes_hold_no_more_than_a_store_that_never_knew_what_is_gone() -> Non
     assert all(contents(store) == expected for store in orders)
 
 
+def test_workloads_of_this_node_are_known_and_every_change_of_them_is_counted() -> None:
+    store = store_of(pod("a", node="here"), pod("b", node="there"), node="here")
+    versions = [store.local_version]
+
+    for update in (
+        pod("b", node="there", workload_name="changed"),
+        pod("a", node="here", protocol=Protocol.TCP),
+        pod("b", node="here"),
+        WorkloadRemoval("demo//Pod/default/b"),
+    ):
+        store.apply([update])
+        versions.append(store.local_version)
+
+    assert [late > early for early, late in itertools.pairwise(versions)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert [one.name for one in store.local_workloads()] == ["a"]
+    assert [store.has_account("default", account) for account in ("a", "b")] == [True, False]
+    assert store.copy().local_version == store.local_version
+
+
 def contents(store: Store) -> dict[str, object]:
     """Everything in the store but what counts changes."""
-    counts = ("_discovery_epoch", "_policy_epoch", "_policies_version")
+    counts = ("_discovery_epoch", "_policy_epoch", "_policies_version", "_local_version")
     hidden = (*counts, "_listeners", "_members", "_former")
     return {name: value for name, value in vars(store).items() if name not in hidden}
 

@@ -156,6 +156,10 @@ class SecretManager:
             entry.certificate, entry.error = None, _FORGOTTEN
             entry.settled.set()
 
+    def identities(self) -> list[Identity]:
+        """All that are kept or being fetched, in no order."""
+        return list(self._entries)
+
     def statuses(self) -> list[CertificateStatus]:
         """All identities, by name."""
         return [

@@ -137,6 +137,7 @@ class Store:
         self._discovery_epoch = 0
         self._policy_epoch = 0
         self._policies_version = 0
+        self._local_version = 0
         self._listeners: list[Callable[[Change], None]] = []
         self._workloads: dict[str, Workload] = {}
         self._by_address: dict[NetworkAddress, tuple[Workload, ...]] = {}
@@ -161,6 +162,7 @@ class Store:
         twin = Store(self._local_node)
         twin._discovery_epoch, twin._policy_epoch = self._discovery_epoch, self._policy_epoch
         twin._policies_version = self._policies_version
+        twin._local_version = self._local_version
         twin._workloads = dict(self._workloads)
         twin._by_address = dict(self._by_address)
         twin._by_identity = {key: dict(found) for key, found in self._by_identity.items()}
@@ -193,6 +195,11 @@ class Store:
     def policies_version(self) -> int:
         """Moves with every change of a policy, not with what else an authorization reads."""
         return self._policies_version
+
+    @property
+    def local_version(self) -> int:
+        """Moves whenever a workload of this node comes, changes or goes."""
+        return self._local_version
 
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Have `listener` called after each batch that changed something; returns the undo."""
@@ -255,6 +262,7 @@ class Store:
         if is_local := self._is_local(new):
             key = (new.namespace, new.service_account)
             self._by_identity.setdefault(key, {})[uid] = new
+            self._local_version += 1
         self._memberships[uid] = ports
         for service, mapping in ports.items():
             self._endpoints.setdefault(service, {})[uid] = Endpoint(uid, mapping, new.health)
@@ -285,6 +293,7 @@ class Store:
             key = (old.namespace, old.service_account)
             self._by_identity[key].pop(uid)
             _set_or_drop(self._by_identity, key, self._by_identity[key])
+            self._local_version += 1
         memberships = self._memberships.pop(uid)
         for service in memberships:
             self._endpoints[service].pop(uid, None)
@@ -362,6 +371,14 @@ class Store:
         """The workload of this node that a proxy was told to serve."""
         found = self._by_identity.get((info.namespace, info.service_account), {})
         return next((w for w in found.values() if w.name == info.name), None)
+
+    def local_workloads(self) -> Iterator[Workload]:
+        """The workloads of this node, in no order."""
+        return (one for found in self._by_identity.values() for one in found.values())
+
+    def has_account(self, namespace: str, service_account: str) -> bool:
+        """Some workload of this node has this account."""
+        return (namespace, service_account) in self._by_identity
 
     def memberships(self, uid: str) -> Mapping[NamespacedHostname, Ports]:
         """The services that the workload `uid` is an endpoint of, with its own port mappings."""
