@@ -193,6 +193,37 @@ async def test_one_is_fetched_after_the_other_and_connections_do_not_wait(node: 
     assert node.most_in_flight == 2
 
 
+async def test_what_a_connection_waits_for_comes_first(node: Node) -> None:
+    node.gate.clear()
+    names = [f"{number}" for number in range(8)]
+    node.push(*(workload(name, name, protocol=Protocol.TCP) for name in [*names, "urgent"]))
+    asking = [asyncio.ensure_future(node.manager.get(of(name))) for name in names]
+    await until(lambda: node.in_flight == 8, "all slots taken")
+    node.push(workload("cart", "cart"))
+    await settle(2)
+
+    asking.append(asyncio.ensure_future(node.manager.get(of("urgent"))))
+    await settle(2)
+    node.gate.set()
+    await asyncio.gather(*asking)
+
+    await until(lambda: len(node.asked) == 10, "all")
+    assert node.asked[8:] == [of("urgent"), of("cart")]
+
+
+async def test_workloads_that_are_sent_again_take_no_place_in_the_queue(node: Node) -> None:
+    node.gate.clear()
+    node.push(workload("1", "a"), workload("2", "b"))
+    await until(lambda: node.in_flight == 1, "the first")
+    for number in range(300):
+        node.push(workload("2", "b", workload_name=f"{number}"))
+
+    node.push(workload("3", "c"))
+    node.gate.set()
+
+    await until(lambda: node.asked == [of("a"), of("b"), of("c")], "all")
+
+
 async def test_failure_does_not_stop_the_others(node: Node) -> None:
     node.is_down = True
     node.push(workload("1", "cart"), workload("2", "prices"))

@@ -267,13 +267,13 @@ async def test_failed_renewal_keeps_the_certificate(
 async def test_one_try_is_at_the_expiry_after_which_there_is_none(
     ca: ScriptedCa, manager: SecretManager, clock: FakeClock
 ) -> None:
+    ca.life = 2000.0
     await manager.get(CART)
     ca.failures[None] = "no"
-    await jump(clock, LIFE - 100)  # steady delays are longer than what is left
 
-    await jump(clock, 100)
+    await advance(clock, 2000)
 
-    assert ca.asked_at[-1] == LIFE
+    assert ca.asked_at[-3:] == [1705, 1855, 2000]
     assert manager.statuses()[0].state is CertificateState.UNAVAILABLE
     assert await unavailable(manager) == "no"
 
@@ -351,6 +351,13 @@ def test_delays_are_spread_until_they_are_steady(drawn: float, share: float) -> 
 
     assert delays == pytest.approx([base * share for base in bases])
     assert backoff.delay(901.0) == 150.0
+
+
+@pytest.mark.parametrize(("now", "delay"), [(898.9, 1.0), (899.1, 150.0)])
+def test_delay_that_would_end_after_a_quarter_of_an_hour_is_steady(
+    now: float, delay: float
+) -> None:
+    assert Backoff(0.0, lambda: AVERAGE).delay(now) == delay
 
 
 @pytest.mark.spec("ops-23")
@@ -443,7 +450,8 @@ async def test_overdue_renewal_is_warned_about_once(
 
     await jump(clock, LIFE * 0.74)
     assert "overdue" not in logged()
-    await jump(clock, LIFE * 0.2)
+    for _ in range(5):
+        await jump(clock, LIFE * 0.04)
 
     assert logged().count("certificate renewal is overdue; it expires at 2027-01-16T11:46:40Z") == 1
 

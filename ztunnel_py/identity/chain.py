@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 1 << 20
 """Of all certificates together; a chain has a few thousand."""
-_SEQUENCE = 0x30
 
 
 class ChainError(Exception):
@@ -120,19 +119,13 @@ def _check_size(text: bytes) -> None:
 
 
 def _split(der: bytes) -> Iterator[bytes]:
-    """The elements of DER that are one after the other.
-
-    Raises:
-        ValueError: they are not sequences, or the last is cut off.
-    """
+    """The elements of DER that are one after the other; what is no DER comes out as it may."""
     while der:
         head = 2
         length = der[1] if len(der) > 1 else 0
         if length & 0x80:  # so many bytes of length follow
             head += length & 0x7F
             length = int.from_bytes(der[2:head])
-        if der[0] != _SEQUENCE or head + length > len(der):
-            raise ValueError("not a sequence of whole certificates")
         yield der[: head + length]
         der = der[head + length :]
 

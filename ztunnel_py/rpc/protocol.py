@@ -132,9 +132,6 @@ class _Events(EventsProcessor):
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
-        if not stream.headers_received.is_set():
-            stream.headers = []
-            stream.headers_received.set()
         if not stream.trailers_received.is_set():
             stream.trailers = []
             stream.trailers_received.set()
