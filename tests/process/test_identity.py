@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.process.conftest import ROOT
+from tests.process.conftest import ROOT, STATE
 from tests.support.authority import Authority
+from tests.support.istio_ca import TOKEN
 from ztunnel_py.identity.spiffe import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.process.conftest import Proxy
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.netns
 CART = Identity("cluster.local", "shop", "cart")
 
 
-def certs(pod: Pod, *options: str) -> list[dict[str, str]]:
+def certs(pod: Pod, *options: str) -> list[dict[str, Any]]:
     """What the command says of the proxy in the pod."""
     program = [sys.executable, "-m", "ztunnel_py", "certs", "--json", *options]
     argv = ["env", "-C", str(ROOT), *program]
@@ -62,6 +65,48 @@ def test_certificate_of_the_files_is_served_shown_and_replaced(
 
     proxy.wait(lambda: certs(pod) != first, "the next certificate")
     assert str(CART) in proxy.get(15000, "/config_dump").stdout
+
+
+@pytest.fixture
+def istiod(pod: Pod, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """Discovery and authority at one address, and the settings of its clients."""
+    (tmp_path / "istiod.yaml").write_text(STATE.format(ip=pod.ipv4))
+    argv = ["-m", "tests.support.istiod", str(tmp_path / "istiod.yaml"), str(tmp_path)]
+    program = pod.popen([sys.executable, *argv], stdout=subprocess.PIPE, cwd=ROOT)
+    assert program.stdout is not None
+    address, roots = program.stdout.readline().rstrip(), str(tmp_path / "root-cert.pem")
+    yield (
+        program,
+        {
+            "XDS_ADDRESS": address,
+            "CA_ADDRESS": address,
+            "XDS_ROOT_CA": roots,
+            "CA_ROOT_CA": roots,
+            "AUTH_TOKEN": TOKEN,
+        },
+    )
+    program.kill()
+    program.wait()
+    program.stdout.close()
+
+
+def test_control_plane_that_is_gone_leaves_the_certificate_that_it_signed(
+    launch: Callable[..., Proxy],
+    pod: Pod,
+    istiod: tuple[subprocess.Popen[str], dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    program, settings = istiod
+    proxy = launch(FAKE_CA=None, LOCAL_XDS_PATH=None, **settings)
+    proxy.wait(lambda: "Available" in str(certs(pod)), "the certificate")
+    (signed,) = certs(pod)
+    roots = base64.b64decode(signed["rootCerts"][0]["pem"])
+    assert roots == (tmp_path / "root-cert.pem").read_bytes()
+
+    program.kill()
+
+    proxy.wait(lambda: "terminations_total" in proxy.metrics(), "the end of discovery")
+    assert certs(pod) == [signed]
 
 
 def test_authority_that_is_not_there_is_shown_with_the_reason(

@@ -55,8 +55,8 @@ class IstioCa:
     tokens: Collection[str] | None = (TOKEN,)
     """None: nobody has to show one."""
     cluster_id: str = "Kubernetes"
-    shared: bool = True
-    """Requests come from a node's proxy, which asks for others."""
+    shared: bool | None = True
+    """Requests come from a node's proxy, which asks for others; None: from either kind."""
     own_name: str = ""
     """Whom the token is of; granted if nobody is impersonated. Empty: as the CSR says."""
     unknown: Collection[str] = ()
@@ -128,7 +128,8 @@ class IstioCa:
             impersonates = str(request.metadata["ImpersonatedIdentity"])
         try:
             name, public_key = read_csr(request.csr)
-            assert (impersonates is not None) == self.shared, "metadata is of shared mode only"
+            is_shared = impersonates is not None
+            assert self.shared in (None, is_shared), "metadata is of shared mode only"
             assert impersonates in (None, name), f"{impersonates} asked for, CSR of {name}"
         except (AssertionError, ValueError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a ztunnel: {error}")
