@@ -25,8 +25,8 @@ Precedence: a variable of its own, `ISTIO_META_*` (metadata only), `PROXY_CONFIG
 
 Fixed ports: 15008 (HBONE), 15006 (plaintext in), 15001 (out), 15080 (SOCKS5), 15021 (readiness).
 
-What this version does not do yet is refused at start: `ENABLE_PROXY=false`. The defaults are those of
-a node of a cluster; a run without one needs `XDS_ADDRESS=""` and `FAKE_CA=true`.
+The defaults are those of a node of a cluster; a run without one needs `XDS_ADDRESS=""` and
+`FAKE_CA=true`. `ENABLE_PROXY=false` is refused: this version is nothing without its proxy.
 
 | Variable | Unit | Default | Meaning |
 |---|---|---|---|

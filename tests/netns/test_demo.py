@@ -55,6 +55,15 @@ def test_demo_shows_every_step_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_demo_runs_without_local_files_on_what_a_control_plane_says(tmp_path: Path) -> None:
+    done = demonstrate(tmp_path, "--istiod")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n  ok  ") == 6
+    assert "nothing but TLS on port 15008 and 15012" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_the_policy_the_demo_fails_at_the_intruder(tmp_path: Path) -> None:
     done = demonstrate(tmp_path, "--break", "policy")
 

@@ -172,9 +172,8 @@ async def test_a_file_can_be_served_by_a_program_with_certificates(
 ) -> None:
     mesh = tmp_path / "mesh.yaml"
     mesh.write_text(EVERYTHING)
-    options = ["--dedicated"] if mode == "dedicated" else []
     program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.istiod", str(mesh), str(tmp_path), *options),
+        *(sys.executable, "-m", "tests.support.istiod", str(mesh), str(tmp_path)),
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
     )
@@ -193,7 +192,7 @@ async def test_a_file_can_be_served_by_a_program_with_certificates(
     tasks.spawn(discovery.client.run())
     await discovery.synced()
     certificate = await authority.issue(identity)
-    authority.close()
+    authority.stop()
     await tasks.stop()
     program.kill()
     await program.wait()

@@ -16,7 +16,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from ztunnel_py.cli.demo_mesh import APP_PORT, POLICY, VIP, VIP_PORT, DemoMesh
+from ztunnel_py.cli.demo_mesh import (
+    APP_PORT,
+    CONTROL_HOST,
+    CONTROL_PORT,
+    POLICY,
+    VIP,
+    VIP_PORT,
+    DemoMesh,
+)
 from ztunnel_py.cli.demo_wire import HBONE_PORT, Capture, inspect
 from ztunnel_py.cli.topology import NamespacesForbiddenError, TopologyError, add_system_path
 
@@ -154,14 +162,18 @@ class Tour:
         capture = self._demo.folder / "wire.pcap"
         require(capture.exists(), "there is no capture")
         try:
-            wire = inspect(capture.read_bytes(), self._demo.secret.encode())
+            control = CONTROL_PORT if self._demo.has_istiod else None
+            wire = inspect(capture.read_bytes(), self._demo.secret.encode(), control)
         except ValueError as exc:
             raise StepFailedError(f"{capture.name}: {exc}") from exc
         self._screen.line(f"{wire.packets} TCP packets, {wire.payload_bytes} bytes of payload")
         counts = ", ".join(f"{count} {name}" for name, count in wire.records.items())
         self._screen.line(f"TLS records: {counts or 'none'}")
         require(not wire.faults, "; ".join(wire.faults))
-        self._screen.passed("nothing but TLS on port 15008; the request's secret is unreadable")
+        also = f" and {CONTROL_PORT}" if self._demo.has_istiod else ""
+        self._screen.passed(
+            f"nothing but TLS on port {HBONE_PORT}{also}; the request's secret is unreadable"
+        )
 
     def _intruder(self) -> None:
         reply = self._demo.curl("intruder", "/hello")
@@ -269,6 +281,11 @@ def main(argv: Sequence[str]) -> int:
         choices=["policy", "plaintext"],
         help="leave one piece out, to see the demo fail: the policy, or HBONE",
     )
+    parser.add_argument(
+        "--istiod",
+        action="store_true",
+        help="state and certificates come over the wire, from a control plane for tests",
+    )
     options = parser.parse_args(argv)
     add_system_path()
     missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
@@ -277,7 +294,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"demo: missing {', '.join(missing)}; apt-get install {packages}", file=sys.stderr)
         return 1
     try:
-        return _demonstrate(options.break_, stay=options.stay)
+        return _demonstrate(options.break_, stay=options.stay, istiod=options.istiod)
     except NamespacesForbiddenError as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return EXIT_FORBIDDEN
@@ -288,14 +305,16 @@ def main(argv: Sequence[str]) -> int:
         return 128 + signal.SIGINT
 
 
-def _demonstrate(break_: str | None, *, stay: bool) -> int:
+def _demonstrate(break_: str | None, *, stay: bool, istiod: bool) -> int:
     started = time.monotonic()
     screen = Screen()
-    with DemoMesh(break_) as demo:
+    with DemoMesh(break_, istiod=istiod) as demo:
         took = time.monotonic() - started
         screen.title(f"Two nodes, each with a proxy for its pods ({took:.1f} s)")
         for pod in demo.mesh.pods.values():
             screen.line(f"{pod.node}: {pod.name:<9} {pod.ipv4}  {pod.ipv6}")
+        if istiod:
+            screen.line(f"node-a: istiod    {CONTROL_HOST}:{CONTROL_PORT}")
         failed = Tour(demo, screen).run()
         took = time.monotonic() - started
         if failed:

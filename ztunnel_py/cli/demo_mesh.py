@@ -39,6 +39,7 @@ VIP = "10.96.0.10"
 VIP6 = "fd96::10"
 VIP_PORT = 80
 APP_PORT = 8080
+CONTROL_HOST, CONTROL_PORT = "10.77.0.1", 15012
 BULK_BYTES = 256 << 20
 START_TIMEOUT_S = 15.0
 LOG_TIMEOUT_S = 3.0
@@ -93,14 +94,17 @@ class DemoMesh:
         self,
         break_: str | None = None,
         *,
+        istiod: bool = False,
         outsiders: Mapping[str, str] | None = None,
     ) -> None:
         """Plans it.
 
-        `break_` leaves one piece out: `policy`, or HBONE (`plaintext`). `outsiders` are more pods,
-        by node, that have no proxy and that nobody knows of.
+        `break_` leaves one piece out: `policy`, or HBONE (`plaintext`). With `istiod` a control
+        plane tells the proxies what else they read from files. `outsiders` are more pods, by node,
+        that have no proxy and that nobody knows of.
         """
         self._break = break_
+        self.has_istiod = istiod
         self._outsiders = outsiders or {}
         self._stack = contextlib.ExitStack()
         self.journals: dict[str, Journal] = {}
@@ -117,10 +121,12 @@ class DemoMesh:
             self.mesh = stack.enter_context(Mesh({**PODS, **self._outsiders}))
             self._write_files()
             app = self._start_app()
+            if self.has_istiod:
+                self._start_istiod()
             agents = {node: self._start_agent(self.mesh.node(node)) for node in NODES}
             proxies = {node: self._start_proxy(self.mesh.node(node)) for node in NODES}
             for node, agent in agents.items():
-                self._await_agent(node, agent)
+                self._await_text(self.folder / f"{node}-agent.log", "agent ready", agent)
             for name in PODS:
                 self._enroll(self.mesh.pod(name))
             self._await(self.mesh.pod("server"), app, f"http://127.0.0.1:{APP_PORT}/", "app.log")
@@ -228,6 +234,22 @@ class DemoMesh:
             site = self.folder / "site"
             return self.mesh.pod("server").popen(argv, stdout=log, stderr=log, cwd=site)
 
+    def _start_istiod(self) -> None:
+        argv = [sys.executable, "-m", "tests.support.istiod", str(self.folder / "state.yaml")]
+        argv += [str(self.folder), "--host", CONTROL_HOST, "--port", str(CONTROL_PORT)]
+        path = self.folder / "istiod.log"
+        with path.open("w") as log:
+            program = self.mesh.node(NODES[0]).popen(argv, stdout=log, stderr=log, cwd=REPOSITORY)
+        self._await_text(path, "https://", program)
+
+    def _await_text(self, path: Path, text: str, program: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while text not in path.read_text(errors="replace"):
+            if program.poll() is not None or time.monotonic() > deadline:
+                words = path.read_text(errors="replace").strip()[-2000:]
+                raise TopologyError(f"{path.stem} is not there:\n{words}")
+            time.sleep(0.02)
+
     def _start_agent(self, node: Namespace) -> subprocess.Popen[str]:
         argv = [*OURS, "agent", "--zds", str(self._socket(node.name))]
         argv += ["--control", str(self._control(node.name))]
@@ -256,24 +278,28 @@ class DemoMesh:
     def _control(self, node: str) -> Path:
         return self.folder / f"{node}.control"
 
-    def _await_agent(self, node: str, agent: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._control(node).exists():
-            if agent.poll() is not None or time.monotonic() > deadline:
-                words = (self.folder / f"{node}-agent.log").read_text(errors="replace").strip()
-                raise TopologyError(f"the agent of {node} is not there:\n{words[-2000:]}")
-            time.sleep(0.02)
-
     def _env(self, node: str) -> Mapping[str, str]:
-        return {
-            "PROXY_MODE": "shared",
-            "INPOD_UDS": str(self._socket(node)),
-            "NODE_NAME": node,
+        root, address = str(self.folder / "root-cert.pem"), f"https://{CONTROL_HOST}:{CONTROL_PORT}"
+        over_the_wire = {
+            "XDS_ADDRESS": address,
+            "XDS_ROOT_CA": root,
+            "ALT_XDS_HOSTNAME": "localhost",
+            "CA_ADDRESS": address,
+            "CA_ROOT_CA": root,
+            "ALT_CA_HOSTNAME": "localhost",
+        }
+        from_files = {
             "XDS_ADDRESS": "",
             "LOCAL_XDS_PATH": str(self.folder / "state.yaml"),
             "FAKE_CA": "true",
             "FAKE_CA_ROOT_CERT": str(self.folder / "root.pem"),
             "FAKE_CA_ROOT_KEY": str(self.folder / "root.key"),
+        }
+        return {
+            **(over_the_wire if self.has_istiod else from_files),
+            "PROXY_MODE": "shared",
+            "INPOD_UDS": str(self._socket(node)),
+            "NODE_NAME": node,
             "ISTIO_META_DNS_CAPTURE": "false",
             "LOG_FORMAT": "json",
             "RUST_LOG": "info,ztunnel::path=debug",

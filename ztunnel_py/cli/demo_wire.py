@@ -116,15 +116,22 @@ class Wire:
     faults: list[str] = field(default_factory=list)
 
 
-def inspect(capture: bytes, secret: bytes) -> Wire:
-    """Judges a capture file; `secret` is text that must not be readable in it."""
+def inspect(capture: bytes, secret: bytes, control_port: int | None = None) -> Wire:
+    """Judges a capture file.
+
+    Args:
+        capture: its bytes.
+        secret: text that must not be readable in it.
+        control_port: what else than HBONE may be there, as TLS: the control plane's.
+    """
+    allowed = {HBONE_PORT, control_port}
     wire = Wire()
     streams: dict[tuple[tuple[str, int], tuple[str, int]], list[Segment]] = {}
     others = set()
     for segment in segments(capture):
         wire.packets += 1
         streams.setdefault((segment.source, segment.destination), []).append(segment)
-        if HBONE_PORT not in (segment.source[1], segment.destination[1]):
+        if not allowed & {segment.source[1], segment.destination[1]}:
             ends = sorted(f"{host}:{port}" for host, port in (segment.source, segment.destination))
             others.add(" and ".join(ends))
     wire.faults += [f"TCP between {ends}: not the HBONE port" for ends in sorted(others)]

@@ -18,11 +18,12 @@ from tests.support.istiod.mesh import Mesh
 from tests.support.istiod.server import Istiod
 
 
-async def main(path: Path, directory: Path, port: int, *, shared: bool) -> None:
+async def main(path: Path, directory: Path, at: tuple[str, int]) -> None:
     """Serves until it is ended."""
     mesh, authority = read(path), Authority()
-    ca = IstioCa(authority, tokens=None, shared=shared)
-    istiod = Istiod(serve=mesh.serve, services=[ca.add_to], port=port, authority=authority)
+    ca = IstioCa(authority, tokens=None, shared=None)
+    istiod = Istiod(serve=mesh.serve, services=[ca.add_to], authority=authority)
+    istiod.host, istiod.port = at
     async with istiod:
         (directory / "root-cert.pem").write_bytes(authority.roots_pem)
         print(istiod.address, flush=True)
@@ -40,7 +41,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m tests.support.istiod", description=__doc__)
     parser.add_argument("mesh", type=Path, metavar="MESH", help="local state file")
     parser.add_argument("directory", type=Path, metavar="DIRECTORY")
-    parser.add_argument("--port", type=int, default=0, help="on loopback; any if left out")
-    parser.add_argument("--dedicated", action="store_true", help="clients ask for themselves")
+    parser.add_argument("--host", default="127.0.0.1", help="address; its name is localhost")
+    parser.add_argument("--port", type=int, default=0, help="any if left out")
     given = parser.parse_args()
-    asyncio.run(main(given.mesh, given.directory, given.port, shared=not given.dedicated))
+    place = given.host, given.port
+    asyncio.run(main(given.mesh, given.directory, place))

@@ -32,7 +32,8 @@ class Istiod:
         names: what its certificate is valid for.
         metadata: what requests must carry.
         serve: has the conversation of each stream; without, tests take streams from `stream`.
-        port: where it listens on loopback; 0 for any.
+        host: where it listens; elsewhere than on loopback clients accept `localhost` for its name.
+        port: of it; 0 for any.
         services: add further services to the server, such as the authority's.
         most_received: bytes of the largest request; istiod's limit unless it is told otherwise.
     """
@@ -41,6 +42,7 @@ class Istiod:
     metadata: Mapping[str, str] = field(default_factory=dict)
     serve: Callable[[Stream], Awaitable[None]] | None = None
     services: Sequence[Callable[[grpc.aio.Server], None]] = ()
+    host: str = "127.0.0.1"
     port: int = 0
     most_received: int = 4 << 20
     authority: Authority = field(default_factory=Authority)
@@ -56,7 +58,8 @@ class Istiod:
     @property
     def address(self) -> str:
         """Where clients find it."""
-        return f"https://localhost:{self.port}"
+        host = "localhost" if self.host == "127.0.0.1" else self.host
+        return f"https://{host}:{self.port}"
 
     async def __aenter__(self) -> Istiod:
         await self.start()
@@ -92,7 +95,7 @@ class Istiod:
         )
         for add in self.services:
             add(self.server)
-        address = f"127.0.0.1:{self.port}"
+        address = f"{self.host}:{self.port}"
         credentials = grpc.ssl_server_credentials([pair])
         self.port = self.server.add_secure_port(address, credentials)
         await self.server.start()
