@@ -64,6 +64,7 @@ def listening(pod: Pod) -> list[str]:
     return [line for line in lines if line.split()[3].rpartition(":")[2].startswith("150")]
 
 
+@pytest.mark.spec("dataplane-57")
 @pytest.mark.parametrize("engine", ["native", "reference"])
 def test_pods_of_two_nodes_talk_each_with_its_own_identity(
     mesh: PodMesh, nodes: tuple[Node, Node], engine: str
@@ -87,6 +88,10 @@ def test_pods_of_two_nodes_talk_each_with_its_own_identity(
             peer = mesh.apps["prices"].events()[-1]["source"][0]
             assert peer == getattr(client, family), "the application sees the client"
 
+    tunnels = [(one["workload"], one["identity"]) for one in there.admin("/tunnels")]
+    assert sorted(set(tunnels)) == [("prices", spiffe("cart")), ("prices", spiffe("web"))]
+    outbound_tunnels = [one["workload"] for one in here.admin("/tunnels")]
+    assert {outbound_tunnels.count(name) for name in ("cart", "web")} == {2}, "one per family"
     with mesh.caller("cart").call(VIP, 80) as call:
         assert call.greeting() == f"prices:{APP_PORT}"
     with mesh.caller("cart").call(web.ipv4) as call:
@@ -126,7 +131,7 @@ def test_two_proxies_may_serve_one_pod(mesh: PodMesh, nodes: tuple[Node, Node]) 
         assert proxy.program.poll() is None
 
 
-@pytest.mark.spec("ops-75")
+@pytest.mark.spec("ops-74", "ops-75", "dataplane-2")
 def test_without_port_reuse_a_second_proxy_is_refused(
     mesh: PodMesh, nodes: tuple[Node, Node]
 ) -> None:
@@ -136,6 +141,7 @@ def test_without_port_reuse_a_second_proxy_is_refused(
         node.agent.meet()
     assert nodes[0].agent.add(cart) == ""
     assert "Address already in use" in nodes[1].agent.add(cart)
+    assert all("fwmark:0x539" in line for line in listening(cart))
 
 
 @pytest.mark.spec("ops-61", "ops-70", "ops-78")
@@ -164,7 +170,7 @@ def test_pod_whose_port_is_taken_is_served_once_it_is_free(
     assert proxy.admin("/config_dump")["workloadState"]["spare"]["state"] == "Up"
 
 
-@pytest.mark.spec("ops-73", "ops-78")
+@pytest.mark.spec("ops-73", "ops-78", "dataplane-104", "dataplane-114")
 def test_pod_that_goes_takes_its_connections_along_and_no_others(
     mesh: PodMesh, nodes: tuple[Node, Node]
 ) -> None:
@@ -241,6 +247,19 @@ def test_proxy_that_is_told_to_go_lets_connections_finish(
         wait(lambda: not listening(cart), "the listeners to go")
         assert call.echoed()
     assert proxy.program.wait(10) == 0
+
+
+@pytest.mark.spec("ops-59")
+def test_agent_is_not_asked_before_the_control_plane_has_spoken(nodes: tuple[Node, Node]) -> None:
+    proxy = nodes[0].start(XDS_ADDRESS="https://localhost:9", XDS_ROOT_CA="SYSTEM")
+
+    def failures() -> int:
+        lines = (str(event.get("message")) for event in proxy.journal.events())
+        return sum("XDS client connection error" in line for line in lines)
+
+    wait(lambda: failures() >= 3, "the control plane to be missed")
+    assert nodes[0].agent.order("waiting") == {"waiting": False}
+    assert proxy.readiness() == "not ready, pending: proxy, state manager, workload proxy manager"
 
 
 @pytest.mark.spec("ops-77")

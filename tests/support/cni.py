@@ -3,6 +3,7 @@
 
 cni.py SOCKET: takes orders, one JSON object per line, and answers each:
     accept                      the next proxy's hello, as hex
+    waiting                     whether a proxy has connected that was not accepted
     add uid info netns          name, namespace and account; the path of a network namespace
     send data netns             a datagram in hex, with any number of namespaces
     keep, delete uid; snapshot
@@ -17,6 +18,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import socket
 import sys
 from pathlib import Path
@@ -106,6 +108,10 @@ class Cni:
         self._conversations.append(Conversation(sock, hello))
         return self._conversations[-1]
 
+    def is_waited_for(self) -> bool:
+        """Whether somebody has connected that was not accepted."""
+        return bool(select.select([self._sock], [], [], 0)[0])
+
     def close(self) -> None:
         """Listens no more, and hangs up everywhere."""
         self._sock.close()
@@ -123,6 +129,8 @@ async def obey(cni: Cni, current: list[Conversation], order: dict[str, Any]) -> 
     if do == "accept":
         current[:] = [await cni.accept()]
         return {"hello": current[0].hello.hex()}
+    if do == "waiting":
+        return {"waiting": cni.is_waited_for()}
     (proxy,) = current
     with contextlib.ExitStack() as opened:
         descriptors = []
