@@ -8,6 +8,7 @@ set -eu
 needed="
 ip iproute2
 iptables iptables
+nft nftables
 curl curl
 cc gcc
 nsenter util-linux

@@ -76,6 +76,7 @@ SOLE_IMPORTERS = {
     "hyperframe": {"reference"},
     "aiohttp": {"admin"},
     "grpclib": {"rpc"},
+    "pyroute2": {"redirection"},
 }
 
 
