@@ -18,6 +18,7 @@ ztunnel-py {version}: node proxy of an Istio ambient mesh
   ztunnel-py why SRC DST       explain what happens to a connection; --state FILE needs no proxy
   ztunnel-py agent             tell a proxy in shared mode of the pods of this machine
   ztunnel-py enroll NAME       redirect a pod's traffic to it; unenroll ends that, enrolled lists
+  ztunnel-py redirect VERB     lead a pod's traffic to the proxy: apply, verify, remove, print
   ztunnel-py demo [--stay]     build a two-node mesh in namespaces and show a connection
   ztunnel-py version           print the build
   ztunnel-py help              print this
@@ -51,6 +52,10 @@ def run(arguments: list[str] | None = None) -> int:
             from ztunnel_py.cli import why
 
             return why.main(arguments[1:])
+        case "redirect":
+            from ztunnel_py.cli import redirect
+
+            return redirect.main(arguments[1:])
         case "version":
             from ztunnel_py.version import BuildInfo
 

@@ -57,7 +57,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         "shows what it is given",
     ),
     "cli": (
-        {"agent", "cli", "config.values", "decide", "state.store", "xds.local"},
+        {"agent", "cli", "config.values", "decide", "redirection", "state.store", "xds.local"},
         "runs the program from outside; `why` asks decisions about a file, without a program",
     ),
     "app": (

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ PROXY_TCP = (15001, 15006, 15008, 15053)
 PROXY_UDP = (15053,)
 APP_PORT = 8080
 RESOLVER_PORT = 53
+IPTABLES = ("iptables-nft", "iptables-legacy")
+BACKENDS = (*IPTABLES, "nft")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -76,9 +79,9 @@ def journals(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return found
 
 
-@pytest.fixture(scope="module", params=["nft", "legacy"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """Each of the two kinds of iptables."""
+    """Each kind of programs that make rules."""
     return str(request.param)
 
 
@@ -97,6 +100,11 @@ def seen(journal: Journal, event: Event) -> Event:
     return found
 
 
+def before(folder: Path) -> dict[str, str]:
+    """The environment in which the programs of a folder are found before others."""
+    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
 @pytest.fixture
 def clean(mesh: Mesh) -> Iterator[Callable[[str], Pod]]:
     """Gives pods whose rules the test installs; they are clean before and after."""
@@ -109,6 +117,4 @@ def clean(mesh: Mesh) -> Iterator[Callable[[str], Pod]]:
 
     yield give
     for pod in used:
-        for kind in ("nft", "legacy"):
-            if "ISTIO" in pod.run([f"iptables-{kind}-save"]).stdout:
-                pod.unenrol(backend=kind)
+        pod.unenrol()

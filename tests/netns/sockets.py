@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets inside a pod, run as a program there: `serve` accepts and tells, `dial` connects.
+"""Sockets inside a pod, run as a program there.
 
-It uses the standard library only and prints one JSON object per event. What it learns is what a
-proxy in that pod would learn.
+`serve` accepts and tells, `dial` connects once, `knock` again and again. It uses the standard
+library only and prints one JSON object per event. What it learns is what a proxy in that pod would
+learn.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import json
 import selectors
@@ -122,6 +124,18 @@ def dial(host: str, port: int, *, source: str, mark: int, udp: bool) -> None:
             show(error=type(exc).__name__)
 
 
+def knock(host: str, port: int, times: int) -> None:
+    """Connects again and again, and counts who answered."""
+    answers: collections.Counter[str] = collections.Counter()
+    for _ in range(times):
+        try:
+            with socket.create_connection((host, port), TIMEOUT_S) as sock:
+                answers[sock.recv(16).decode()] += 1
+        except OSError as exc:
+            answers[type(exc).__name__] += 1
+    show(**answers)
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser()
@@ -135,9 +149,15 @@ def main() -> None:
     client.add_argument("--source", default="")
     client.add_argument("--mark", type=int, default=0)
     client.add_argument("--udp", action="store_true")
+    knocker = modes.add_parser("knock")
+    knocker.add_argument("host")
+    knocker.add_argument("port", type=int)
+    knocker.add_argument("--times", type=int, required=True)
     args = parser.parse_args()
     if args.mode == "serve":
         serve(args.tcp, args.udp)
+    elif args.mode == "knock":
+        knock(args.host, args.port, args.times)
     else:
         dial(args.host, args.port, source=args.source, mark=args.mark, udp=args.udp)
 

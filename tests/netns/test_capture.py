@@ -26,12 +26,12 @@ FOREIGN = {"ipv4": "203.0.113.9", "ipv6": "2001:db8::9"}
 
 @pytest.fixture(scope="module")
 def captured(mesh: Mesh, journals: dict[str, Journal], backend: str) -> Iterator[Mesh]:
-    """The mesh with all pods enrolled, DNS included, by either kind of iptables."""
+    """The mesh with all pods enrolled, DNS included, by each kind of programs."""
     for pod in mesh.pods.values():
         pod.enrol("--dns", backend=backend)
     yield mesh
     for pod in mesh.pods.values():
-        pod.unenrol(backend=backend)
+        pod.unenrol()
 
 
 @pytest.fixture(params=["ipv4", "ipv6"])
@@ -90,14 +90,18 @@ def test_inbound_hbone_is_not_translated(
 @pytest.mark.spec("redir-27")
 @pytest.mark.parametrize(("port", "options"), [(APP_PORT, ()), (RESOLVER_PORT, ("--udp",))])
 def test_marked_sockets_are_not_redirected(
-    captured: Mesh, journals: dict[str, Journal], port: int, options: tuple[str, ...]
+    captured: Mesh,
+    journals: dict[str, Journal],
+    backend: str,
+    port: int,
+    options: tuple[str, ...],
 ) -> None:
     client, bare = captured.pod("client"), captured.pod("bare")
     bare.unenrol()  # the far side has to answer itself
 
     event = dial(client, bare.ipv4, port, *PROXY_MARK, *options)
 
-    bare.enrol("--dns")
+    bare.enrol("--dns", backend=backend)
     assert seen(journals["bare"], event)["source"][0] == client.ipv4
     assert event["answered"] == port
 
@@ -180,7 +184,7 @@ def test_proxys_connection_to_its_pod_is_marked_from_the_first_packet(
     clean: Callable[[str], Pod], journals: dict[str, Journal]
 ) -> None:
     pod = clean("bare")
-    pod.enrol(backend="nft")
+    pod.enrol(backend="iptables-nft")
     mark = ("-m", "connmark", "--mark", "0x111/0xfff")
     count(pod, "first-all", "INPUT", "--dport", str(APP_PORT), "--syn")
     count(pod, "first-marked", "INPUT", "--dport", str(APP_PORT), "--syn", *mark)
@@ -220,7 +224,7 @@ def test_clients_address_needs_every_piece(
     clean: Callable[[str], Pod], journals: dict[str, Journal], piece: str
 ) -> None:
     pod = clean("bare")
-    pod.enrol(backend="nft")
+    pod.enrol(backend="iptables-nft")
     options = ["--source", FOREIGN["ipv4"]]
 
     def connect(*mark: str) -> Event:

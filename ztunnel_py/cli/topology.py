@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 REPOSITORY = Path(__file__).parents[2]
-SCRIPTS = REPOSITORY / "iptables"
 NODES = ("node-a", "node-b")
 NAME_PREFIX = "zt"
 NETNS_DIR = "/run/netns"
@@ -232,16 +232,31 @@ class Pod(Namespace):
     ipv6: str = ""
 
     def enrol(self, *options: str, backend: str | None = None) -> None:
-        """Installs the redirection rules, with options of `iptables/apply.sh` such as `--dns`."""
-        self._script("apply.sh", options, backend)
+        """Installs the redirection rules, with options of `ztunnel-py redirect apply`."""
+        self.redirect("apply", *options, backend=backend)
 
-    def unenrol(self, *, backend: str | None = None) -> None:
-        """Removes the redirection rules."""
-        self._script("remove.sh", (), backend)
+    def unenrol(self) -> None:
+        """Removes the redirection rules, whatever programs made them."""
+        self.redirect("remove")
 
-    def _script(self, script: str, options: Sequence[str], backend: str | None) -> None:
-        env = {} if backend is None else {"FORCE_IPTABLES_BINARY": backend}
-        self.run(["sh", str(SCRIPTS / script), *options], env=env)
+    def redirect(
+        self,
+        verb: str,
+        *options: str,
+        backend: str | None = None,
+        env: Mapping[str, str] | None = None,
+        where: Namespace | None = None,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `ztunnel-py redirect` for this pod, inside it or `where`.
+
+        `backend` is `nft`, `iptables-nft` or `iptables-legacy`.
+        """
+        kind, _, forced = (backend or "auto").partition("-")
+        argv = [sys.executable, "-m", "ztunnel_py", "redirect", verb, "--backend", kind, *options]
+        argv += ["--netns", f"{NETNS_DIR}/{self.netns}"]
+        ours = {"FORCE_IPTABLES_BINARY": forced, "PYTHONPATH": str(REPOSITORY)}
+        return (where or self).run(argv, env={**ours, **(env or {})}, check=check)
 
 
 class Mesh:
