@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CART = WorkloadInfo("cart", "shop", "cart")
 OURS = "/proc/self/ns/net"
+RULES = "rules {'dns': True}"
 
 
 class Rules:
@@ -52,6 +53,32 @@ class Rules:
         if self.problem is not None:
             raise RuntimeError(self.problem)
         self._events.append("no rules")
+
+
+class Checks:
+    """Notes for which pods health checks pass."""
+
+    def __init__(self, events: list[str]) -> None:
+        self._events = events
+        self.problem: str | None = None
+
+    def open(self, pods: Mapping[str, Netns]) -> None:
+        """As `Probes`."""
+        self._events.append(f"checks of {sorted(pods)}")
+
+    def add(self, uid: str, netns: Netns) -> None:
+        """As `Probes`."""
+        if self.problem is not None:
+            raise RuntimeError(self.problem)
+        self._events.append(f"checks of {uid}")
+
+    def remove(self, uid: str) -> None:
+        """As `Probes`."""
+        self._events.append(f"no checks of {uid}")
+
+    def close(self) -> None:
+        """As `Probes`."""
+        self._events.append("no checks")
 
 
 class NotingProxies(Proxies):
@@ -79,15 +106,16 @@ class Machine:
         self.folder = folder
         self.events: list[str] = []
         self.rules = Rules(self.events)
+        self.checks: Checks | None = None
         self.clock, self.tasks = FakeClock(), Tasks()
         self.clients: list[Client] = []
         self.is_settled = False
-        self.start()
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """The agent begins, with what it remembers."""
-        self.agent = Agent(self.rules, StateFile(self.folder / "enrolled.json"), self.clock)
-        self.agent.restore()
+        state = StateFile(self.folder / "enrolled.json")
+        self.agent = Agent(self.rules, self.checks, state, self.clock)
+        await self.agent.restore()
         self.server = Server(self.folder / "zds", self.agent.pods, self.agent.refused)
         self.server.open()
 
@@ -113,6 +141,7 @@ class Machine:
 @pytest.fixture
 async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
     machine = Machine(tmp_path)
+    await machine.start()
     yield machine
     for client in machine.clients:
         client.stop()
@@ -120,27 +149,75 @@ async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
     await machine.server.close()
 
 
+@pytest.fixture
+async def checked(machine: Machine) -> Machine:
+    """A machine whose own health checks pass."""
+    await machine.server.close()
+    machine.checks = Checks(machine.events)
+    await machine.start()
+    assert machine.events == ["checks of []"]
+    del machine.events[:]
+    return machine
+
+
+@pytest.mark.spec("redir-51")
+async def test_rules_then_the_proxy_then_health_checks(checked: Machine) -> None:
+    await checked.proxy()
+    assert await checked.enroll() == ""
+    assert checked.events == [RULES, "start shop/cart", "checks of shop/cart"]
+
+
+@pytest.mark.spec("redir-53")
+async def test_health_checks_end_then_rules_then_all_proxies_hear(checked: Machine) -> None:
+    proxies = [await checked.proxy(), await checked.proxy()]
+    await checked.enroll()
+    del checked.events[:]
+
+    await checked.agent.unenroll(checked.server, "shop/cart")
+
+    assert checked.events == ["no checks of shop/cart", "no rules", "stop shop/cart"]
+    assert not any(one.running for one in proxies)
+    assert checked.agent.enrolled() == []
+
+
+async def test_pod_whose_health_checks_do_not_pass_is_tried_again(checked: Machine) -> None:
+    assert checked.checks is not None
+    await checked.proxy()
+    checked.checks.problem = "No space left"
+    checked.tasks.spawn(checked.agent.keep_trying(checked.server))
+
+    assert await checked.enroll() == "health checks do not pass: No space left"
+    checked.checks.problem = None
+    await settle()
+    checked.clock.advance(RETRY_S)
+
+    await until(lambda: checked.agent.enrolled()[0].problem == "", "another try")
+
+
+async def test_health_checks_of_enrolled_pods_outlive_the_agent(checked: Machine) -> None:
+    await checked.proxy()
+    await checked.enroll()
+    await checked.agent.close()
+    await checked.server.close()
+    del checked.events[:]
+
+    await checked.start()
+    assert checked.events == [RULES, "checks of ['shop/cart']"]
+
+    await checked.agent.unenroll(checked.server, "shop/cart")
+    await checked.agent.close()
+    assert checked.events[-1] == "no checks"
+
+
 async def test_rules_come_before_the_proxy_hears(machine: Machine) -> None:
     proxies = await machine.proxy()
 
     assert await machine.enroll() == ""
 
-    assert machine.events == ["rules {'dns': True}", "start shop/cart"]
+    assert machine.events == [RULES, "start shop/cart"]
     info, inode = proxies.running["shop/cart"]
     assert info == CART
     assert inode == os.stat(OURS).st_ino
-
-
-async def test_rules_go_before_the_proxy_hears(machine: Machine) -> None:
-    proxies = [await machine.proxy(), await machine.proxy()]
-    await machine.enroll()
-    del machine.events[:]
-
-    await machine.agent.unenroll(machine.server, "shop/cart")
-
-    assert machine.events == ["no rules", "stop shop/cart"]
-    assert not any(one.running for one in proxies)
-    assert machine.agent.enrolled() == []
 
 
 @pytest.mark.spec("redir-52")
@@ -194,7 +271,7 @@ async def test_what_is_enrolled_outlives_the_agent(machine: Machine) -> None:
     await machine.enroll()
     await machine.server.close()
 
-    machine.start()
+    await machine.start()
 
     proxies = await machine.proxy()
     assert list(proxies.running) == ["shop/cart"]
@@ -208,14 +285,14 @@ async def test_agent_that_ends_leaves_pods_as_they_are(machine: Machine) -> None
     await settle()
 
     assert list(proxies.running) == ["shop/cart"]
-    assert machine.events == ["rules {'dns': True}", "start shop/cart"]
+    assert machine.events == [RULES, "start shop/cart"]
 
 
 async def test_enrolling_again_repairs_the_rules_and_is_one_pod(machine: Machine) -> None:
     proxies = await machine.proxy()
     await machine.enroll()
     await machine.enroll()
-    assert machine.events == ["rules {'dns': True}", "start shop/cart", "rules {'dns': True}"]
+    assert machine.events == [RULES, "start shop/cart", RULES]
     assert list(proxies.running) == ["shop/cart"]
 
 
@@ -247,13 +324,13 @@ async def test_namespace_that_is_another_one_now_is_not_served_in_its_place(
     tree["pods"][0]["place"]["inode"] += 1
     file.write_text(json.dumps(tree))
 
-    machine.start()
+    await machine.start()
 
     assert not (await machine.proxy()).running
     (one,) = machine.agent.enrolled()
     assert "gone: " in one.problem
     await machine.agent.unenroll(machine.server, one.uid)
-    assert machine.events == ["rules {'dns': True}"], "rules of another pod are not touched"
+    assert machine.events == [RULES], "rules of another pod are not touched"
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"version": 9, "pods": []}', '{"version": 1}', "[]"])

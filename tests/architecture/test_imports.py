@@ -41,7 +41,10 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "dns": ({"state.address"}, "asks for names, whoever wants them"),
     "inpod": ({"proto", "state.workload", "dataplane.abc"}, "pods become workloads of the engine"),
-    "agent": ({"proto", "state.workload", "agent"}, "the other end of what inpod hears"),
+    "agent": (
+        {"proto", "redirection", "state.workload", "agent"},
+        "the other end of what inpod hears",
+    ),
     "redirection": (set(), "rules of pods, for whoever prepares pods"),
     "core": (set(), "C, and the table it is made from"),
     "dataplane": ({"core", "decide", "state", "identity", "reference"}, "asks and answers"),

@@ -12,7 +12,7 @@ from ztunnel_py.redirection.plan import Family
 from ztunnel_py.redirection.programs import RedirectionError
 
 
-@pytest.mark.parametrize("uid", ["", 'a"', "a b", "a\nb", "x" * 65])
+@pytest.mark.parametrize("uid", ["", 'a"', "a b", "a\nb", "x" * 129])
 def test_what_is_no_uid_is_refused(uid: str) -> None:
     with pytest.raises(RedirectionError, match="is no UID of a pod"):
         checked(uid)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Enrols pods: redirects their traffic, tells the proxy of them, and remembers that.
 
-In this order, so that nothing is captured that nobody serves for longer than it takes to say so:
-rules, then the proxy. The other way round when a pod leaves: rules, then the proxy. If the agent
-ends, everything stays as it is. Source: spec redirection, section 9.
+In this order, so that nothing passes uncaptured and nothing is captured that nobody serves for
+longer than it takes to say so: rules, the proxy, health checks. When a pod leaves: health checks,
+rules, the proxy. If the agent ends, everything stays as it is. Source: spec redirection, section 9.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ztunnel_py.agent.enrolled import Enrolled, NetnsError, Place
 from ztunnel_py.agent.server import KnownPod, RefusedError
 from ztunnel_py.clock import pause
+from ztunnel_py.errors import StartError
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ class EnrolmentError(Exception):
 
 
 class Redirection(Protocol):
-    """Rules in a namespace. Both may take a while, and are called on a thread."""
+    """Rules in a namespace. All may take a while, and are called on a thread."""
 
     def apply(self, netns: Netns, options: Mapping[str, Any]) -> None:
-        """Redirects; what was half done is undone.
+        """Redirects; again is the same; what was half done is undone.
 
         Raises:
             Exception: the text says why it cannot be done.
@@ -52,11 +53,47 @@ class Redirection(Protocol):
         """
 
 
+class Probes(Protocol):
+    """What lets health checks by this machine pass. All may take a while; called on a thread."""
+
+    def open(self, pods: Mapping[str, Netns]) -> None:
+        """Lets checks of these pods pass, by UID, and of no others.
+
+        Raises:
+            Exception: the text says why it cannot be done.
+        """
+
+    def add(self, uid: str, netns: Netns) -> None:
+        """Lets them pass to one more.
+
+        Raises:
+            Exception: the text says why it cannot be done.
+        """
+
+    def remove(self, uid: str) -> None:
+        """Lets them pass to one less.
+
+        Raises:
+            Exception: the text says what is left.
+        """
+
+    def close(self) -> None:
+        """Takes everything away.
+
+        Raises:
+            Exception: the text says what is left.
+        """
+
+
 class Agent:
     """The pods of this machine that are enrolled."""
 
-    def __init__(self, redirection: Redirection, state: StateFile, clock: Clock) -> None:
+    def __init__(
+        self, redirection: Redirection, probes: Probes | None, state: StateFile, clock: Clock
+    ) -> None:
+        """`probes`: None: health checks by this machine are captured like everything else."""
         self._redirection = redirection
+        self._probes = probes
         self._state = state
         self._clock = clock
         self._enrolled: dict[str, Enrolled] = {}
@@ -64,19 +101,35 @@ class Agent:
         self._changing = asyncio.Lock()
         """One change at a time: rules, file and proxy must agree."""
 
-    def restore(self) -> None:
-        """Takes up what was enrolled when the agent last ran.
+    async def restore(self) -> None:
+        """Takes up what was enrolled when the agent last ran, and repairs its rules.
 
         Raises:
-            StartError: the file cannot be read.
+            StartError: the file cannot be read, or health checks cannot be let pass.
         """
         for one in self._state.read():
             self._enrolled[one.uid] = one
             try:
-                self._spaces[one.uid] = one.place.open()
+                netns = self._spaces[one.uid] = one.place.open()
+                await asyncio.to_thread(self._redirection.apply, netns, one.options)
             except NetnsError as error:
                 one.problem = f"gone: {error}"
                 log.warn(f"{one.uid} is enrolled, but {error}; `unenroll` forgets it")
+            except Exception as error:  # it is served all the same: rules are there already
+                log.warn(f"{one.uid}: its rules cannot be checked: {error}")
+        if self._probes is not None:
+            try:
+                await asyncio.to_thread(self._probes.open, self._spaces)
+            except Exception as error:
+                raise StartError(f"health checks cannot be let pass: {error}") from error
+
+    async def close(self) -> None:
+        """Leaves pods as they are; without any, leaves nothing."""
+        if self._probes is not None and not self._enrolled:
+            try:
+                await asyncio.to_thread(self._probes.close)
+            except Exception as error:
+                log.warn(f"rules for health checks are left on this machine: {error}")
 
     def pods(self) -> Iterator[KnownPod]:
         """Those whose namespace is there, for a proxy that connects."""
@@ -131,11 +184,13 @@ class Agent:
             if one is None:
                 raise EnrolmentError(f"{uid} is not enrolled")
             netns = self._spaces.get(uid)
-            if netns is not None:
-                try:
+            try:
+                if self._probes is not None:
+                    await asyncio.to_thread(self._probes.remove, uid)
+                if netns is not None:
                     await asyncio.to_thread(self._redirection.remove, netns)
-                except Exception as error:
-                    raise EnrolmentError(f"the rules cannot be removed: {error}") from error
+            except Exception as error:
+                raise EnrolmentError(f"the rules cannot be removed: {error}") from error
             await server.delete(uid)
             del self._enrolled[uid]
             self._spaces.pop(uid, None)
@@ -164,9 +219,15 @@ class Agent:
                 raise EnrolmentError(f"{one.place.path} is enrolled as {other.uid}")
 
     async def _tell(self, server: Server, one: Enrolled) -> None:
+        netns = self._spaces[one.uid]
         try:
-            await server.add(KnownPod(one.uid, one.info, self._spaces[one.uid]))
+            await server.add(KnownPod(one.uid, one.info, netns))
+            if self._probes is not None:
+                await asyncio.to_thread(self._probes.add, one.uid, netns)
             one.problem = ""
         except RefusedError as error:
             one.problem = str(error)
             log.warn(f"{one.uid} is not served yet: {error}")
+        except Exception as error:
+            one.problem = f"health checks do not pass: {error}"
+            log.warn(f"{one.uid}: {one.problem}")

@@ -19,7 +19,7 @@ from ztunnel_py.telemetry.log import logger
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ztunnel_py.agent.agent import Redirection
+    from ztunnel_py.agent.agent import Probes, Redirection
 
 log = logger("ztunnel::agent")
 
@@ -32,15 +32,15 @@ class Paths(NamedTuple):
     state: Path
 
 
-async def run(paths: Paths, redirection: Redirection) -> None:
+async def run(paths: Paths, redirection: Redirection, probes: Probes | None) -> None:
     """Runs until SIGTERM or SIGINT.
 
     Raises:
         StartError: it cannot.
     """
     clock, tasks = LoopClock(), Tasks()
-    agent = Agent(redirection, StateFile(paths.state), clock)
-    agent.restore()
+    agent = Agent(redirection, probes, StateFile(paths.state), clock)
+    await agent.restore()
     server = Server(paths.zds, agent.pods, agent.refused)
     control = Control(paths.control, agent, server)
     try:
@@ -56,6 +56,7 @@ async def run(paths: Paths, redirection: Redirection) -> None:
     control.close()
     await tasks.stop()
     await server.close()
+    await agent.close()
     if pods := agent.enrolled():
         names = ", ".join(one.uid for one in pods)
         log.warn(f"{len(pods)} pods stay redirected to their proxy: {names}; `unenroll` ends that")

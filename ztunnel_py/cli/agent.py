@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from ztunnel_py.agent import control
 from ztunnel_py.cli.live import table
 from ztunnel_py.errors import StartError
+from ztunnel_py.redirection import choice
+from ztunnel_py.redirection.plan import PlanError
+from ztunnel_py.redirection.programs import RedirectionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,16 +64,28 @@ def _agent(argv: Sequence[str]) -> int:
     uds = Path(os.environ.get("INPOD_UDS", RUN / "ztunnel.sock"))
     parser.add_argument("--zds", type=Path, default=uds, help=f"for proxies (INPOD_UDS, {uds})")
     parser.add_argument("--state", type=Path, default=STATE, help=f"what is enrolled ({STATE})")
+    parser.add_argument(
+        "--backend", choices=choice.NAMES, default="auto", help="programs that change the rules"
+    )
+    parser.add_argument(
+        "--probes",
+        action="store_true",
+        help="let this machine's own programs reach its pods past their proxy, for health checks",
+    )
     options = parser.parse_args(argv)
     import uvloop
 
-    from ztunnel_py.agent.redirection import Redirection
+    from ztunnel_py.agent.redirection import Probes, Rules
     from ztunnel_py.agent.run import Paths, run
     from ztunnel_py.telemetry.log import close, configure
 
     configure("info", is_json=False)
     try:
-        uvloop.run(run(Paths(options.zds, options.control, options.state), Redirection()))
+        rules = Rules(options.backend, os.environ)
+        probes = Probes(options.backend, os.environ) if options.probes else None
+        uvloop.run(run(Paths(options.zds, options.control, options.state), rules, probes))
+    except (PlanError, RedirectionError) as error:
+        raise StartError(str(error)) from error
     finally:
         close()
     return 0
@@ -88,6 +103,16 @@ def _enroll(argv: Sequence[str]) -> int:
         "--service-account", default="default", metavar="NAME", help="of the pod (default)"
     )
     parser.add_argument("--dns", action="store_true", help="capture DNS, too")
+    parser.add_argument(
+        "--ingress", action="store_true", help="leave plain TCP from elsewhere to the application"
+    )
+    parser.add_argument(
+        "--virtual-interface",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what comes in by this interface goes out by the proxy; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     options = parser.parse_args(argv)
     found = _ask(
@@ -97,7 +122,11 @@ def _enroll(argv: Sequence[str]) -> int:
         namespace=options.namespace,
         serviceAccount=options.service_account,
         netns=_netns(options),
-        options={"dns": options.dns},
+        options={
+            "dns": options.dns,
+            "ingress": options.ingress,
+            "virtualInterfaces": options.virtual_interface,
+        },
     )
     if options.json:
         print(json.dumps(found))

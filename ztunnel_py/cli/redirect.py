@@ -4,23 +4,23 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
+import dataclasses
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztunnel_py.netns import Netns, current
 from ztunnel_py.redirection import apply, choice, scripts
 from ztunnel_py.redirection.host_iptables import has_address_set
-from ztunnel_py.redirection.plan import PROBE_V4, PROBE_V6, Options, PlanError, pod_plan
+from ztunnel_py.redirection.plan import PlanError, pod_plan
 from ztunnel_py.redirection.programs import RedirectionError, call_inside
+from ztunnel_py.redirection.settings import has_ipv6, node_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ztunnel_py.redirection.choice import Backend
-    from ztunnel_py.redirection.plan import Plan
+    from ztunnel_py.redirection.plan import Options, Plan
 
 DONE, FAILED, DIFFERS = 0, 1, 2
 """Exit statuses: also `equal`; nothing could be said or done; `verify` found differences."""
@@ -30,7 +30,6 @@ _VERBS = {
     "remove": "take away all rules of ours, whatever programs made them",
     "print": "show the rules as a script",
 }
-_PROBE_V4, _PROBE_V6 = "HOST_PROBE_SNAT_IP", "HOST_PROBE_SNAT_IPV6"
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -80,7 +79,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ipv6",
         action=argparse.BooleanOptionalAction,
-        default=Path("/proc/sys/net/ipv6").exists(),
+        default=has_ipv6(),
         help="both families (if the kernel has IPv6)",
     )
     parser.add_argument(
@@ -96,17 +95,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-    try:
-        return Options(
-            has_ipv6=arguments.ipv6,
-            has_dns=arguments.dns,
-            is_ingress=arguments.ingress,
-            virtual_interfaces=tuple(arguments.virtual_interface),
-            probe_v4=ipaddress.IPv4Address(environ.get(_PROBE_V4) or PROBE_V4),
-            probe_v6=ipaddress.IPv6Address(environ.get(_PROBE_V6) or PROBE_V6),
-        )
-    except ipaddress.AddressValueError as error:
-        raise PlanError(f"{_PROBE_V4} or {_PROBE_V6}: {error}") from error
+    return dataclasses.replace(
+        node_options(environ),
+        has_ipv6=arguments.ipv6,
+        has_dns=arguments.dns,
+        is_ingress=arguments.ingress,
+        virtual_interfaces=tuple(arguments.virtual_interface),
+    )
 
 
 def _namespace(arguments: argparse.Namespace) -> Netns:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from ztunnel_py.redirection.host_nft import NftSets
 
 SETS = {Family.IPV4: "istio-inpod-probes-v4", Family.IPV6: "istio-inpod-probes-v6"}
-_UID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+"""What both programs keep as a comment; with our agent a UID is `namespace/name`."""
 _log = logger("ztunnel::redirection")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
