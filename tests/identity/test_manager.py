@@ -82,8 +82,12 @@ def ca(clock: FakeClock) -> ScriptedCa:
 
 
 @pytest.fixture
-async def manager(ca: ScriptedCa, clock: FakeClock) -> AsyncIterator[SecretManager]:
-    tasks = Tasks()
+def tasks() -> Tasks:
+    return Tasks()
+
+
+@pytest.fixture
+async def manager(ca: ScriptedCa, clock: FakeClock, tasks: Tasks) -> AsyncIterator[SecretManager]:
     made = SecretManager(ca, clock, tasks, lambda: START, lambda: AVERAGE)
     yield made
     made.stop()
@@ -536,9 +540,41 @@ async def test_forgotten_identity_in_the_queue_is_not_fetched(
 async def test_renewal_may_be_asked_for_early(ca: ScriptedCa, manager: SecretManager) -> None:
     await manager.get(CART)
 
-    manager.renew(CART)
-    manager.renew(PRICES)
+    assert manager.renew(CART)
+    assert not manager.renew(PRICES)
     await settle(2)
 
     assert (await manager.get(CART)).chain_pem == b"2"
     assert ca.asked == [CART, CART]
+
+
+async def test_what_is_new_while_a_fetch_runs_is_fetched_after_it(
+    ca: ScriptedCa, manager: SecretManager
+) -> None:
+    ca.gate.clear()
+    (asker,) = asking(manager, [CART])
+    await until(lambda: ca.in_flight == 1, "the fetch")
+
+    manager.renew(CART)
+    manager.renew(CART)
+    ca.gate.set()
+    await asker
+    await settle(2)
+
+    assert (await manager.get(CART)).chain_pem == b"2"
+    assert len(ca.asked) == 2
+
+
+async def test_nothing_is_fetched_any_more_once_it_is_stopped(
+    ca: ScriptedCa, manager: SecretManager, tasks: Tasks
+) -> None:
+    ca.gate.clear()
+    askers = asking(manager, many(20))
+    await until(lambda: ca.in_flight == 8, "eight fetches")
+
+    manager.stop()
+    await tasks.stop()
+
+    assert len(ca.asked) == 8
+    for asker in askers:
+        asker.cancel()

@@ -111,6 +111,8 @@ class SecretManager:
         self._queue: list[tuple[int, int, Identity, _Entry]] = []
         self._order = itertools.count()
         self._fetching: set[Identity] = set()
+        self._again: set[Identity] = set()
+        """Those that something new may have come for while they were fetched."""
         self._listeners: list[Listener] = []
 
     def now(self) -> float:
@@ -144,9 +146,13 @@ class SecretManager:
     def renew(self, identity: Identity) -> bool:
         """Fetches anew, soon, as the authority may have something new; False if nobody needs it."""
         entry = self._entries.get(identity)
-        if entry is not None and entry.settled.is_set():
+        if entry is None:
+            return False
+        if identity in self._fetching:
+            self._again.add(identity)
+        elif entry.settled.is_set():
             self._enqueue(identity, entry, Priority.BACKGROUND)
-        return entry is not None
+        return True
 
     def forget(self, identity: Identity) -> None:
         """Drops a certificate that no workload needs any more; who waits for it is told so."""
@@ -170,7 +176,8 @@ class SecretManager:
         ]
 
     def stop(self) -> None:
-        """Renews nothing any more."""
+        """Begins no fetch any more."""
+        self._queue.clear()
         for entry in self._entries.values():
             self._cancel(entry)
 
@@ -227,6 +234,9 @@ class SecretManager:
             self._failed(identity, f"internal error: {error!r}")
         finally:
             self._fetching.discard(identity)
+            if identity in self._again:
+                self._again.discard(identity)
+                self.renew(identity)
             self._pump()
 
     def _succeeded(self, identity: Identity, certificate: WorkloadCertificate) -> None:
