@@ -215,6 +215,25 @@ async def test_agent_that_is_not_there_is_an_error_at_once(client: Client, tmp_p
         assert stage.manager.statuses()[0].state is CertificateState.UNAVAILABLE
 
 
+async def test_whatever_goes_wrong_the_agent_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(WorkloadApi, tmp_path, CART) as stage:
+        await stage.get()
+        with monkeypatch.context() as patched:
+            patched.setattr(stage.manager, "renew", lambda _: 1 / 0)
+            patched.setattr(stage.source, "_renew", stage.manager.renew)
+            stage.agent.change(stage.root.issue(CART))
+            await until(lambda: stage.agent.open_streams == 0, "the end of the stream")
+        stage.agent.change(stage.root.issue(CART))
+
+        def is_new() -> bool:
+            stage.clock.advance(1)
+            return stage.shown() == stage.agent.certificates[0].chain_pem
+
+        await until(is_new, "the next certificate")
+
+
 async def test_workload_is_named_by_namespace_and_account(tmp_path: Path) -> None:
     async with staged(Delegated, tmp_path, CART, PRICES) as stage:
         await stage.get(CART)
@@ -232,6 +251,54 @@ async def test_forgotten_identity_is_unsubscribed_at_its_next_update(tmp_path: P
         stage.agent.change(stage.root.issue(CART))
 
         await until(lambda: stage.agent.open_streams == 1, "only the stream of roots")
+        stage.agent.change(stage.root.issue(CART))
+        assert (await stage.get()).chain_pem == stage.agent.certificates[0].chain_pem
+
+
+async def test_roots_alone_may_change(tmp_path: Path) -> None:
+    async with staged(Delegated, tmp_path, CART) as stage:
+        old = await stage.get()
+        roots = stage.root.pem + Authority("next").pem
+
+        stage.agent.change_bundles({CART.trust_domain: der(roots)})
+        await until(lambda: stage.manager.statuses()[0].certificate != old, "the certificate anew")
+
+        assert (await stage.get()).roots_pem == roots
+
+
+async def test_certificate_of_another_workload_is_not_taken(tmp_path: Path) -> None:
+    async with staged(Delegated, tmp_path, PRICES) as stage:
+        stage.agent.is_confused = True
+
+        assert f"gives no certificate for {CART}, but: {PRICES}" in await stage.refusal()
+
+
+async def test_lost_agent_is_complained_about_once_and_sought_ever_less_often(
+    tmp_path: Path, logged: Callable[[], str]
+) -> None:
+    async with staged(WorkloadApi, tmp_path, CART) as stage:
+        await stage.get()
+        await stage.vanish()
+        for _ in range(40):
+            stage.clock.advance(1)
+            await settle(2)
+        said = [line for line in logged().splitlines() if "stream of the agent" in line]
+        assert sum("cannot connect to unix://" in line for line in said) == 1
+
+        await stage.serve()
+
+        def is_back() -> bool:
+            stage.clock.advance(1)
+            return stage.agent.open_streams == 1
+
+        await until(is_back, "a stream")
+        await stage.vanish()
+        await until(lambda: stage.agent.open_streams == 0, "its end")
+        await settle()
+        await stage.serve()
+        stage.clock.advance(1.3)
+
+        await until(lambda: stage.agent.open_streams == 1, "a stream after the first delay")
 
 
 async def test_another_trust_domains_roots_are_not_trusted(tmp_path: Path) -> None:

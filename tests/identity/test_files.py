@@ -101,13 +101,26 @@ async def test_replaced_files_are_used_after_two_seconds(host: Host) -> None:
     assert (await host.manager.get(CART)).chain_pem == content_of(host.files.certificate)
 
 
-async def test_files_that_stay_are_not_read_again(host: Host) -> None:
-    old = await host.manager.get(CART)
+async def test_change_is_told_once_and_no_change_never(host: Host) -> None:
+    told: list[Identity] = []
 
+    def renew(identity: Identity) -> bool:
+        told.append(identity)
+        return True
+
+    source = Files(host.files, host.clock)
+    source.start(renew)
+    await source.issue(CART)
     for _ in range(5):
         await host.look()
+    assert not told
 
-    assert await host.manager.get(CART) is old
+    host.write(host.root.issue(CART))
+    for _ in range(5):
+        await host.look()
+    source.stop()
+
+    assert told == [CART]
 
 
 @pytest.mark.parametrize(

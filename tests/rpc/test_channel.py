@@ -136,6 +136,17 @@ async def test_calls_share_one_connection(described: Server) -> None:
         assert channel._connection.connection.streams_started == 20
 
 
+async def test_retired_channel_hangs_up_after_its_last_call(described: Server) -> None:
+    async with opened(described) as channel:
+        async with channel.call(CHAT) as call:
+            channel.retire()
+            await call.send(b"one")
+            assert await call.receive() == b"one"
+            assert channel._connection is not None
+
+        assert channel._connection is None
+
+
 async def test_message_far_over_the_windows_arrives_whole(
     described: Server, service: Service
 ) -> None:

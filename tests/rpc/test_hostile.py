@@ -13,6 +13,7 @@ from hyperframe.frame import AltSvcFrame, PushPromiseFrame
 from tests.support.frames import ENHANCE_YOUR_CALM, NO_ERROR, REFUSED_STREAM
 from tests.support.rpc import FrameServer, message
 from tests.support.wait import DEADLINE_S, until
+from ztunnel_py.rpc.call import opened
 from ztunnel_py.rpc.channel import Channel, Pings
 from ztunnel_py.rpc.errors import OpenError, RpcError, Status
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Script = Callable[[Frames], Awaitable[None]]
 
-PUSHED = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")]
+REQUEST = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")]
 HELLO = message(b"hello")
 
 
@@ -116,7 +117,7 @@ async def test_answers_before_the_answer_are_ignored() -> None:
         lambda wire: wire.headers(1, [(":status", "200"), ("Upper", "x")]),
         lambda wire: b"\0\0\4\1\4\0\0\0\1\xff\xff\xff\xff",  # no HPACK
         lambda wire: PushPromiseFrame(
-            1, promised_stream_id=2, data=wire.block(PUSHED), flags=["END_HEADERS"]
+            1, promised_stream_id=2, data=wire.block(REQUEST), flags=["END_HEADERS"]
         ).serialize(),
         lambda wire: wire.headers(3, [(":status", "200")]),
         lambda wire: wire.settings({4: 2**31}),
@@ -172,6 +173,14 @@ async def test_broken_answer_ends_the_call(
 
 async def test_end_without_any_headers_is_no_open_call() -> None:
     assert isinstance(await ended(says(data(b"", end=True))), OpenError)
+
+
+async def test_second_answer_to_one_question_is_an_error() -> None:
+    script = says(answer, data(HELLO), data(HELLO), ok)
+    async with FrameServer(script) as server:
+        channel = Channel(server.address, None, lambda: [])
+        with closing(channel), pytest.raises(RpcError, match="exactly one message"):
+            await channel.unary("/a/b", b"", DEADLINE_S)
 
 
 async def test_too_long_a_message_is_refused_before_it_is_read() -> None:
@@ -232,6 +241,33 @@ async def test_answer_of_another_protocol_is_no_open_call() -> None:
         wire.writer.write_eof()
 
     assert isinstance(await ended(script), OpenError)
+
+
+async def test_connection_that_is_lost_before_a_call_begins_is_no_open_call() -> None:
+    async def script(wire: Frames) -> None:
+        wire.writer.close()
+
+    async with FrameServer(script) as server:
+        channel = Channel(server.address, None, lambda: [])
+        with closing(channel):
+            connection = await channel._connected()
+            await until(connection.connection.is_closing, "the end")
+            with pytest.raises(OpenError, match="lost before the call began"):
+                await opened(connection, [])
+
+
+async def test_connection_that_is_lost_while_a_call_waits_to_begin_is_no_open_call() -> None:
+    async def script(wire: Frames) -> None:
+        await wire.reader.readexactly(1)
+        wire.writer.close()
+
+    async with FrameServer(script) as server:
+        channel = Channel(server.address, None, lambda: [])
+        with closing(channel):
+            connection = await channel._connected()
+            connection.pause_writing()
+            with pytest.raises(OpenError):
+                await asyncio.wait_for(opened(connection, REQUEST), DEADLINE_S)
 
 
 async def test_server_that_makes_us_write_and_does_not_read_is_left() -> None:

@@ -50,8 +50,11 @@ class Agent:
         self.asked: list[list[str]] = []
         """Selectors of each subscription to certificates."""
         self.refuses: tuple[grpc.StatusCode, str] | None = None
+        self.is_confused = False
+        """It gives everything to everybody."""
         self.open_streams = 0
         self._changed = asyncio.Event()
+        self._bundles_changed = asyncio.Event()
 
     def change(
         self, *certificates: WorkloadCertificate, bundles: dict[str, bytes] | None = None
@@ -62,6 +65,13 @@ class Agent:
             one.identity.trust_domain: der(one.roots_pem) for one in certificates
         }
         before, self._changed = self._changed, asyncio.Event()
+        before.set()
+        self.change_bundles(self.bundles)
+
+    def change_bundles(self, bundles: dict[str, bytes]) -> None:
+        """From now on the agent trusts these; streams of certificates are told nothing."""
+        self.bundles = bundles
+        before, self._bundles_changed = self._bundles_changed, asyncio.Event()
         before.set()
 
     def add_to(self, server: RpcServer) -> None:
@@ -118,7 +128,9 @@ class Agent:
             while True:
                 changed = self._changed
                 fitting = [
-                    one for one in self.certificates if selectors_of(one.identity) == selectors
+                    one
+                    for one in self.certificates
+                    if self.is_confused or selectors_of(one.identity) == selectors
                 ]
                 yield SvidsResponse(x509_svids=map(delegated_svid, fitting))
                 await changed.wait()
@@ -128,7 +140,7 @@ class Agent:
     ) -> AsyncIterator[BundlesResponse]:
         with self._streaming():
             while True:
-                changed = self._changed
+                changed = self._bundles_changed
                 named = {f"spiffe://{name}": text for name, text in self.bundles.items()}
                 yield BundlesResponse(ca_certificates=named)
                 await changed.wait()

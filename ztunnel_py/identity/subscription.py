@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import pause, within
@@ -82,6 +83,10 @@ class Subscription:
                 error = "it ended the stream"
             except RpcError as failed:
                 error = str(failed)
+            except Exception as failed:  # whatever it is, the agent is asked again
+                stack = "".join(traceback.format_exception(failed))
+                log.error("a stream of the agent failed", {"stack": stack})
+                error = f"internal error: {failed!r}"
             if error != self._error:
                 fields = {"path": self._path, "error": Display(error)}
                 log.warn(f"stream of the agent at {self._channel} is broken", fields)

@@ -151,7 +151,8 @@ class Call:
             yield
         except StreamEndedError as error:
             raise self._failure(error.status, str(error)) from error
-        except StreamTerminatedError as error:
+        except (StreamTerminatedError, RuntimeError) as error:
+            # RuntimeError: uvloop writes to no transport that is closed.
             raise self._failure(Status.UNKNOWN, str(error)) from error
         except ProtocolError as error:
             raise self._failure(Status.INTERNAL, f"HTTP/2: {error}") from error
@@ -167,16 +168,23 @@ async def opened(connection: Connection, headers: Sequence[tuple[str, str]]) -> 
     Raises:
         OpenError: the connection does not take it.
     """
+    _check(connection)  # it may be gone before whoever dialled it is told that it is there
     waits = CallWaits()
     stream = connection.connection.create_stream(wrapper=waits)
     try:
         with waits:
             release = await stream.send_request(list(headers), _processor=connection.processor)
-    except (StreamTerminatedError, ProtocolError) as error:
+    except (StreamTerminatedError, ProtocolError, RuntimeError) as error:
         raise OpenError(Status.UNKNOWN, f"the connection takes no call: {error}") from error
+    _check(connection)  # it tells its end to the streams that it had then
     assert stream.id is not None
     stream.buffer = Buffer(partial(connection.acknowledge, stream.id))
     return Call(stream, release, waits)
+
+
+def _check(connection: Connection) -> None:
+    if connection.connection.is_closing():
+        raise OpenError(Status.UNAVAILABLE, "the connection was lost before the call began")
 
 
 def _decoded(headers: Sequence[tuple[str | bytes, str | bytes]]) -> dict[str, str]:

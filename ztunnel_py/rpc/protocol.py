@@ -106,6 +106,11 @@ class Connection(H2Protocol):
         if self._transport.get_write_buffer_size() > _MOST_UNSENT:
             self._fail("the server makes us write, and does not read")
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Ends all streams; who waits to write need not wait any more."""
+        super().connection_lost(exc)
+        self.connection.resume_writing()
+
     def acknowledge(self, stream: int, size: int) -> None:
         """Lets the server send as much again, if it is still there."""
         if not self._transport.is_closing():
