@@ -26,6 +26,8 @@ PROXY_TCP = (15001, 15006, 15008, 15053)
 PROXY_UDP = (15053,)
 APP_PORT = 8080
 RESOLVER_PORT = 53
+OURS = {"PYTHONPATH": os.pathsep.join(sys.path)}
+"""What a program of ours needs to be found in any folder."""
 IPTABLES = ("iptables-nft", "iptables-legacy")
 BACKENDS = (*IPTABLES, "nft")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.netns.conftest import APP_PORT, IPTABLES, dial, seen
+from tests.netns.conftest import APP_PORT, IPTABLES, OURS, dial, seen
 from tests.netns.test_redirection import program
-from ztunnel_py.cli.topology import REPOSITORY, TopologyError
+from ztunnel_py.cli.topology import TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ class Node:
     def do(self, *arguments: str) -> Any:
         """Runs the program and returns what it prints."""
         argv = [sys.executable, str(PROGRAM), self.backend, *arguments]
-        return json.loads(self.space.run(argv, env={"PYTHONPATH": str(REPOSITORY)}).stdout)
+        return json.loads(self.space.run(argv, env=OURS).stdout)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.netns.conftest import APP_PORT, IPTABLES, SOCKETS, before
+from tests.netns.conftest import APP_PORT, IPTABLES, OURS, SOCKETS, before
 from tests.netns.test_redirection import everything, is_clean, program, routing
-from ztunnel_py.cli.topology import REPOSITORY, TopologyError
+from ztunnel_py.cli.topology import TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 NAT = "inet istio-ambient-nat"
 APPLY = [sys.executable, "-m", "ztunnel_py", "redirect", "apply", "--backend"]
-OURS = {"PYTHONPATH": str(REPOSITORY)}
 FOREIGN = ["-p", "tcp", "-m", "tcp", "--dport", "9", "-j", "ACCEPT"]
 
 
@@ -164,7 +163,7 @@ def test_missing_route_and_rule_are_seen_and_put_back(clean: Callable[[str], Pod
     assert routing(pod) == whole
 
 
-@pytest.mark.spec("redir-16")
+@pytest.mark.spec("redir-16", "redir-20")
 def test_nothing_gets_past_the_proxy_while_rules_are_repaired(
     mesh: Mesh,
     journals: dict[str, Journal],

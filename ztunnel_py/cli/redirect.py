@@ -9,7 +9,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ztunnel_py.netns import Netns, current
+from ztunnel_py.netns import Netns
 from ztunnel_py.redirection import apply, choice, scripts
 from ztunnel_py.redirection.host_iptables import has_address_set
 from ztunnel_py.redirection.plan import PlanError, pod_plan
@@ -104,10 +104,11 @@ def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Optio
     )
 
 
-def _namespace(arguments: argparse.Namespace) -> Netns:
+def _namespace(arguments: argparse.Namespace) -> Netns | None:
+    """None: the one in which this runs; to stay there takes no capability."""
     path = arguments.netns or (arguments.pid and f"/proc/{arguments.pid}/ns/net")
     if not path:
-        return current()
+        return None
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -126,34 +127,34 @@ def _verb(arguments: argparse.Namespace) -> str:
 # --- what is done
 
 
-def _apply(plan: Plan, backend: Backend, where: Netns) -> int:
+def _apply(plan: Plan, backend: Backend, where: Netns | None) -> int:
     apply.apply(plan, backend, where)
     return DONE
 
 
-def _verify(plan: Plan, backend: Backend, where: Netns) -> int:
+def _verify(plan: Plan, backend: Backend, where: Netns | None) -> int:
     found = apply.verify(plan, backend, where)
     for one in found:
         print(one)
     return DIFFERS if found else DONE
 
 
-def _remove(plan: Plan, backend: Backend, where: Netns) -> int:
+def _remove(plan: Plan, backend: Backend, where: Netns | None) -> int:
     apply.remove(plan.families, where)
     return DONE
 
 
-def _print(plan: Plan, backend: Backend, where: Netns) -> int:
+def _print(plan: Plan, backend: Backend, where: Netns | None) -> int:
     print(scripts.apply_script(plan, backend), end="")
     return DONE
 
 
-def _print_removal(plan: Plan, backend: Backend, where: Netns) -> int:
+def _print_removal(plan: Plan, backend: Backend, where: Netns | None) -> int:
     print(scripts.remove_script(plan, backend), end="")
     return DONE
 
 
-_ACTIONS: dict[str, Callable[[Plan, Backend, Netns], int]] = {
+_ACTIONS: dict[str, Callable[[Plan, Backend, Netns | None], int]] = {
     "apply": _apply,
     "verify": _verify,
     "remove": _remove,

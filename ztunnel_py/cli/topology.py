@@ -255,7 +255,7 @@ class Pod(Namespace):
         kind, _, forced = (backend or "auto").partition("-")
         argv = [sys.executable, "-m", "ztunnel_py", "redirect", verb, "--backend", kind, *options]
         argv += ["--netns", f"{NETNS_DIR}/{self.netns}"]
-        ours = {"FORCE_IPTABLES_BINARY": forced, "PYTHONPATH": str(REPOSITORY)}
+        ours = {"FORCE_IPTABLES_BINARY": forced, "PYTHONPATH": os.pathsep.join(sys.path)}
         return (where or self).run(argv, env={**ours, **(env or {})}, check=check)
 
 

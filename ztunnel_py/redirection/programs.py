@@ -61,6 +61,7 @@ def run(argv: Sequence[str], text: str = "") -> str:
                 program.kill()
             program.wait()
             too_late.cancel()
+            too_late.join()  # it is in the pod's namespace as well
         stderr.seek(0)
         words = stderr.read(_ERROR_TEXT).decode(errors="replace").strip()
     if len(output) > MAX_OUTPUT:
