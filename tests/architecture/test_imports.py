@@ -39,7 +39,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         {"config.model", "proto", "rpc", "state", "identity.spiffe"},
         "what is heard becomes state",
     ),
-    "dns": ({"state.address"}, "asks for names, whoever wants them"),
+    "dns": ({"state", "telemetry.filter"}, "names follow from facts; others are asked for"),
     "inpod": ({"proto", "state.workload", "dataplane.abc"}, "pods become workloads of the engine"),
     "agent": (
         {"proto", "redirection", "state.workload", "agent"},

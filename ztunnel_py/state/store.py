@@ -411,6 +411,10 @@ class Store:
         """The service of `hostname`, as a client of `namespace` sees it."""
         return best_match(self._by_host.get(hostname, ()), namespace)
 
+    def services_of_host(self, hostname: str) -> tuple[Service, ...]:
+        """All services of `hostname`, for `best_match`, whoever asks."""
+        return self._by_host.get(hostname, ())
+
     def _service_in_range(self, address: NetworkAddress, namespace: str | None) -> Service | None:
         """The narrowest range wins, but one of the client's own namespace goes first."""
         best: Service | None = None
