@@ -14,6 +14,7 @@ import functools
 import os
 import socket
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
+_IPV6_OFF_ON_LOOPBACK = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 _HOME = "/proc/thread-self/ns/net"
 
 
@@ -76,6 +78,15 @@ def open_socket(netns: Netns | None, family: int, kind: int) -> socket.socket:
         return socket.socket(family, kind)
     with inside(netns):
         return socket.socket(family, kind)
+
+
+def has_ipv6_loopback(netns: Netns) -> bool:
+    """Whether `::1` can be bound in a namespace; where the kernel does not tell, it is assumed."""
+    try:
+        with inside(netns):
+            return _IPV6_OFF_ON_LOOPBACK.read_text().strip() != "1"
+    except OSError:
+        return True
 
 
 @contextlib.contextmanager

@@ -29,8 +29,16 @@ class Tasks:
 
     async def stop(self) -> None:
         """Cancels what runs and waits for it."""
+        self.cancel()
+        await self.done()
+
+    def cancel(self) -> None:
+        """Ends what runs, as soon as the loop turns."""
         for task in self._running:
             task.cancel()
+
+    async def done(self) -> None:
+        """Returns when nothing runs."""
         while self._running:
             await asyncio.wait(self._running)
 

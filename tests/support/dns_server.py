@@ -26,7 +26,7 @@ _SOA = ". {ttl} IN SOA ns. admin. 1 3600 600 86400 {ttl}"
 
 
 class DnsServer(asyncio.DatagramProtocol):
-    """Answers by UDP; what it was asked is in `asked`."""
+    """Answers by UDP, and by TCP with `serve_streams`; what it was asked is in `asked`."""
 
     def __init__(self, records: Iterable[str], negative_ttl: int = 60) -> None:
         self._sets: dict[tuple[str, int], RRset] = {}
@@ -41,6 +41,12 @@ class DnsServer(asyncio.DatagramProtocol):
         self._soa = dns.rrset.from_text(soa[0], int(soa[1]), soa[2], soa[3], soa[4])
         self.asked: list[tuple[str, str]] = []
         self.is_silent = False
+        self.is_brief = False
+        """Datagrams only say that there is more."""
+        self.rcode: dns.rcode.Rcode | None = None
+        """Answers nothing but this."""
+        self.strays: list[bytes] = []
+        """Sent before an answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As asyncio."""
@@ -48,22 +54,47 @@ class DnsServer(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answers."""
+        self._last = data, addr
+        answer = self._reply(data)
+        if answer is None:
+            return
+        for stray in self.strays:
+            self._transport.sendto(stray, addr)
+        if self.is_brief:
+            answer.flags |= dns.flags.TC
+            answer.answer.clear()
+        self._transport.sendto(answer.to_wire(), addr)
+
+    def say_again(self) -> None:
+        """Answers the last datagram once more."""
+        self.datagram_received(*self._last)
+
+    async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves a connection."""
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        answer = self._reply(await reader.readexactly(size))
+        if answer is not None:
+            writer.write(answer.to_wire(prepend_length=True))
+        await writer.drain()
+        writer.close()
+
+    def _reply(self, data: bytes) -> Message | None:
         query = dns.message.from_wire(data)
         (question,) = query.question
         name = question.name.to_text()
         self.asked.append((name, dns.rdatatype.to_text(question.rdtype)))
-        if not self.is_silent:
-            answer = self._answer(query, name, question.rdtype)
-            self._transport.sendto(answer.to_wire(), addr)
+        return None if self.is_silent else self._answer(query, name, question.rdtype)
 
     def _answer(self, query: Message, name: str, kind: int) -> Message:
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.RA
-        if found := self._sets.get((name, kind)):
+        if self.rcode is not None:
+            answer.set_rcode(self.rcode)
+        elif found := self._sets.get((name.lower(), kind)):
             answer.answer.append(found)
         else:
             answer.authority.append(self._soa)
-            if name not in self._names:
+            if name.lower() not in self._names:
                 answer.set_rcode(dns.rcode.NXDOMAIN)
         return answer
 
@@ -75,9 +106,16 @@ async def serve(host: str, port: int, server: DnsServer) -> asyncio.DatagramTran
     return transport
 
 
+async def serve_streams(host: str, port: int, server: DnsServer) -> asyncio.Server:
+    """Binds it for TCP."""
+    return await asyncio.start_server(server.stream, host, port)
+
+
 async def main() -> None:
     """Until it is killed."""
-    await serve("127.0.0.1", int(sys.argv[1]), DnsServer(sys.argv[2:]))
+    server = DnsServer(sys.argv[2:])
+    await serve("0.0.0.0", int(sys.argv[1]), server)
+    await serve_streams("0.0.0.0", int(sys.argv[1]), server)
     print('{"event": "ready"}', flush=True)
     await asyncio.Event().wait()
 

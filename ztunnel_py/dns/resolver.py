@@ -63,7 +63,7 @@ class Resolver:
         found.port = port
         found.lifetime = found.timeout * ATTEMPTS
         self._servers = found
-        self._hosts = _hosts(hosts)
+        self._hosts = read_hosts(hosts)
 
     async def addresses(self, hostname: str) -> tuple[Ip, ...]:
         """All addresses of `hostname`; a trailing dot spares it the search list.
@@ -95,7 +95,7 @@ class Resolver:
             raise LookupFailedError(str(error)) from error
 
 
-def _hosts(path: Path) -> dict[str, list[Ip]]:
+def read_hosts(path: Path) -> dict[str, list[Ip]]:
     """The names of a hosts file, in lower case; lines that make no sense are passed over."""
     found: dict[str, list[Ip]] = {}
     try:
