@@ -63,6 +63,20 @@ async def test_an_address_is_asked_for_and_known_when_the_wait_is_over(plane: Pl
     assert discovery.store.workload_at(at("1.2.3.4", "nw")) is discovery.store.workload(A)
 
 
+async def test_answer_to_another_question_ends_no_wait(plane: Plane) -> None:
+    discovery, stream = await opened(plane)
+    first, second = fetch(discovery, "/1.2.3.4"), fetch(discovery, "/1.2.3.5")
+    await stream.request()
+    await stream.request()
+
+    await stream.push(removed=["/1.2.3.5"])
+    await second
+
+    assert not first.done()
+    await stream.push(removed=["/1.2.3.4"])
+    await first
+
+
 @pytest.mark.parametrize("answer", ["its name", "removal", "refused"])
 async def test_any_answer_ends_the_wait(answer: str, plane: Plane) -> None:
     discovery, stream = await opened(plane)
