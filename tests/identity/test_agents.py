@@ -258,6 +258,7 @@ async def test_forgotten_identity_is_unsubscribed_at_its_next_update(tmp_path: P
 async def test_roots_alone_may_change(tmp_path: Path) -> None:
     async with staged(Delegated, tmp_path, CART) as stage:
         old = await stage.get()
+        await settle()  # what came first is fetched once more
         roots = stage.root.pem + Authority("next").pem
 
         stage.agent.change_bundles({CART.trust_domain: der(roots)})
