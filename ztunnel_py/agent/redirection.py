@@ -18,7 +18,6 @@ from ztunnel_py.redirection.kubelet import kubelet_uid
 from ztunnel_py.redirection.plan import Family, pod_plan
 from ztunnel_py.redirection.programs import call_inside
 from ztunnel_py.redirection.settings import node_options
-from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from ztunnel_py.netns import Netns
     from ztunnel_py.redirection.choice import Backend
     from ztunnel_py.redirection.plan import Plan
-
-log = logger("ztunnel::agent")
 
 
 class Rules:
@@ -51,8 +48,7 @@ class Rules:
             RedirectionError: they could not be installed.
         """
         plan = self._plan(options)
-        for one in apply.reconcile(plan, self._programs(netns, plan), netns):
-            log.debug(f"rules: {one}")
+        apply.apply(plan, self._programs(netns, plan), netns)
 
     def remove(self, netns: Netns) -> None:
         """As `agent.Redirection`.

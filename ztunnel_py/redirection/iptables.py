@@ -8,10 +8,10 @@ Rules name neither hosts nor services, so no program looks up anything in the ha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztunnel_py.redirection import iptables_text
+from ztunnel_py.redirection.occupied import has_legacy_tables, has_nft_tables
 from ztunnel_py.redirection.plan import Family
 from ztunnel_py.redirection.programs import RedirectionError, find, run
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ztunnel_py.redirection.plan import Plan
 
 _PROGRAM = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
-_IN_USE = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}
 _WAIT_S = 30
 
 
@@ -85,8 +84,11 @@ class Iptables:
         Raises:
             RedirectionError: the program failed.
         """
-        if self.variant == "legacy" and not in_use(family):
-            return {}  # asking would create the tables, and lead to another answer next time
+        match self.variant:
+            case "legacy" if not has_legacy_tables(family):
+                return {}  # asking would create the tables, and lead to another answer next time
+            case "nft" if not has_nft_tables(family):
+                return {}  # asking would take longer
         return iptables_text.parse(run([f"{self.program(family)}-save"]), prefix)
 
     def change(self, wanted: Mapping[Family, Tables], prefix: str = iptables_text.PREFIX) -> None:
@@ -121,20 +123,12 @@ class Iptables:
             run([f"{self.program(family)}-restore", "--noflush", *wait], text)
 
 
-def in_use(family: Family) -> bool:
-    """The legacy kind has tables in this namespace."""
-    try:
-        return bool(Path(f"/proc/thread-self/net/{_IN_USE[family]}").read_text().strip())
-    except OSError:
-        return False
-
-
 def has_legacy_rules() -> bool:
     """Somebody's rules are there in the legacy kind, which is then the one to use.
 
     Raises:
         RedirectionError: the program failed.
     """
-    if not in_use(Family.IPV4) or find("iptables-legacy-save") is None:
+    if not has_legacy_tables(Family.IPV4) or find("iptables-legacy-save") is None:
         return False
     return any(line.startswith("-A") for line in run(["iptables-legacy-save"]).splitlines())

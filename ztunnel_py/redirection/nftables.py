@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ztunnel_py.redirection import nft_text
+from ztunnel_py.redirection.occupied import has_nft_tables
 from ztunnel_py.redirection.programs import find, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ztunnel_py.redirection.difference import Difference
+    from ztunnel_py.redirection.nft_text import Tables
     from ztunnel_py.redirection.plan import Family, Plan
 
 LIST = ("nft", "--stateless", "--numeric-priority", "list", "ruleset", "inet")
@@ -39,7 +41,7 @@ class Nftables:
         Raises:
             RedirectionError: the program failed.
         """
-        return nft_text.differences(nft_text.parse(run(LIST)), nft_text.contents(plan))
+        return nft_text.differences(self._read(), nft_text.contents(plan))
 
     def holds(self, families: Iterable[Family]) -> bool:
         """Something of ours is there, for whatever family.
@@ -47,7 +49,7 @@ class Nftables:
         Raises:
             RedirectionError: the program failed.
         """
-        return bool(nft_text.parse(run(LIST)))
+        return bool(self._read())
 
     def fill(self, plan: Plan) -> None:
         """Makes what is there equal to the plan, at once or not at all.
@@ -64,3 +66,6 @@ class Nftables:
             RedirectionError: the program failed; all is as it was.
         """
         run(["nft", "-f", "-"], nft_text.transaction({}))
+
+    def _read(self) -> Tables:
+        return nft_text.parse(run(LIST)) if has_nft_tables(None) else {}
