@@ -494,14 +494,16 @@ def test_what_is_not_built_is_refused_by_name(
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize(("environ", "warns"), [({}, True), ({"DNS": "false"}, False)])
-def test_dns_proxy_is_announced_as_missing(
-    tmp_path: Path, environ: dict[str, str], *, warns: bool
+@pytest.mark.parametrize(
+    ("environ", "is_on"), [({}, True), ({"DNS": "false"}, False), ({"DNS": "TRUE"}, True)]
+)
+def test_dns_proxy_is_on_unless_it_is_switched_off(
+    tmp_path: Path, environ: dict[str, str], *, is_on: bool
 ) -> None:
     config = _load(tmp_path, {f"ISTIO_META_{key}_CAPTURE": text for key, text in environ.items()})
 
-    assert any("DNS" in warning for warning in config.warnings) is warns
-    assert config.dns_proxy is warns
+    assert config.dns_proxy is is_on
+    assert config.warnings == ()
 
 
 def test_empty_revocation_path_is_none(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
 from ztunnel_py.telemetry import certificates as certificate_metrics
 from ztunnel_py.telemetry import log as logs
-from ztunnel_py.telemetry import metrics
+from ztunnel_py.telemetry import metrics, queries
 from ztunnel_py.telemetry.access_log import AccessLog, wants_opened
 from ztunnel_py.telemetry.log import Display, logger
 from ztunnel_py.version import BuildInfo
@@ -56,8 +56,10 @@ if TYPE_CHECKING:
     from ztunnel_py.config_values import Bind
     from ztunnel_py.dataplane.abc import DataPlane, ListenAddress
     from ztunnel_py.dns.resolver import Resolver
+    from ztunnel_py.dns.servers import Servers as NameServers
 
 POD_MANAGER = "workload proxy manager"
+DNS = "dns proxy"
 ITSELF = "ztunnel"
 """The engine's name for the proxy's own pod."""
 
@@ -81,6 +83,8 @@ async def serve(config: Config) -> None:
     readiness = Readiness()
     readiness.register("proxy")
     readiness.register("state manager")
+    if config.dns_proxy:
+        readiness.register(DNS)
     if is_shared:
         readiness.register(POD_MANAGER)
     shutdown = lifecycle.Shutdown(logs.close)
@@ -107,8 +111,9 @@ async def serve(config: Config) -> None:
     revalidate = Revalidate(plane, store, upcalls, tasks)
     records = Records(plane, AccessLog())
 
+    dns = _dns(config, store, clock) if config.dns_proxy else None
     pods = PodManager(
-        PodProxies(plane, upcalls, config.listeners()),
+        PodProxies(plane, upcalls, config.listeners(), dns),
         clock,
         lambda is_settled: readiness.set(POD_MANAGER, is_done=is_settled),
     )
@@ -132,6 +137,7 @@ async def serve(config: Config) -> None:
                 *metrics.families(plane, config.istio_version),
                 *metrics.discovery(heard),
                 metrics.lookups(names.counts),
+                *(queries.families(dns.counts) if dns is not None else ()),
                 *(metrics.pods(pods) if is_shared else ()),
                 *certificate_metrics.families(manager.statuses(), manager.now()),
             ]
@@ -141,7 +147,7 @@ async def serve(config: Config) -> None:
     plane.start(config.engine_settings())
     served = _served(config)
     if served is not None:
-        _open_listeners(served, plane, upcalls)
+        _open_listeners(served, plane, upcalls, None if is_shared else dns)
     if config.crl_path is not None:
         await Revocations(plane, config.crl_path, clock, tasks).start()
     await stats.open()
@@ -161,11 +167,18 @@ async def serve(config: Config) -> None:
         if served is not None:
             plane.workload_serve(served.id)
         readiness.done("proxy")
+        if dns is not None:
+            if served is not None and not is_shared:
+                dns.serve(served.id)
+            readiness.done(DNS)
 
     await shutdown.wanted()
     agent.stop()
     await ready.close()
+    drained_by = clock.now() + config.drain_deadline_s
     await lifecycle.drain(plane, clock, config.drain_deadline_s)
+    if dns is not None:  # last: who finishes a connection may still have to find somebody
+        await dns.drain(max(drained_by - clock.now(), 0.0))
     manager.stop()
     upcalls.stop()
     revalidate.stop()
@@ -207,11 +220,17 @@ def _served(config: Config) -> _Served | None:
     return _Served(ITSELF, WorkloadInfo(pod, namespace, account), inbound, own)
 
 
-def _open_listeners(served: _Served, plane: DataPlane, upcalls: Upcalls) -> None:
-    """Binds the proxy's ports; connections wait in the kernel until they are served."""
+def _open_listeners(
+    served: _Served, plane: DataPlane, upcalls: Upcalls, dns: NameServers | None
+) -> None:
+    """Binds the proxy's ports; connections and queries wait in the kernel until they are served."""
+    try:
+        resolve = None if dns is None else dns.open(served.id, served.info)
+    except OSError as error:
+        raise StartError(error.strerror) from error
     upcalls.serve(served.id, served.info, served.settings)
     try:
-        bound = plane.workload_add(WorkloadSpec(served.id, served.listeners))
+        bound = plane.workload_add(WorkloadSpec(served.id, served.listeners, resolve=resolve))
     except OSError as error:
         raise StartError(f"failed to bind to address {error.filename}: {error.strerror}") from error
     for role, address in bound.items():
@@ -250,6 +269,22 @@ def _resolver(config: Config) -> Resolver:
     from ztunnel_py.dns.resolver import Resolver  # which few meshes need
 
     return Resolver(ipv6=config.ipv6, resolv_conf=config.resolv_conf)
+
+
+def _dns(config: Config, store: Store, clock: Clock) -> NameServers:
+    from ztunnel_py.dns import answer, names, servers  # which not everybody captures
+
+    settings = servers.Settings(
+        addresses=lambda has_ipv6: config.dns.addresses(has_ipv6_loopback=has_ipv6),
+        has_ipv6_loopback=config.has_ipv6_loopback,
+        answers=answer.Settings(
+            names.parse(config.cluster_domain), config.ipv6, config.preferred_service_namespace
+        ),
+        resolv_conf=config.resolv_conf,
+        mark=config.packet_mark,
+        port_reuse=config.inpod_port_reuse,
+    )
+    return servers.Servers(store, settings, clock)
 
 
 def _why(store: Store, settings: Settings, src: str, dst: str) -> dict[str, object]:

@@ -85,8 +85,6 @@ def load(environ: Mapping[str, str], cwd: Path | str = ".", *, cpus: int | None 
     read_alone = {name: read(variable) for name, variable in alone.items()}
     config = Config(**read_alone | computed)
     _check(config)
-    if config.dns_proxy:
-        warnings.append("the DNS proxy is not part of this version; pods keep their own resolver")
     return dataclasses.replace(config, warnings=tuple(warnings))
 
 
@@ -97,7 +95,7 @@ def refuse_unbuilt(config: Config) -> None:
         ConfigError: the settings ask for it; the message says what to set instead.
     """
     if not config.proxy:
-        raise ConfigError("ENABLE_PROXY=false leaves nothing to run in this version")
+        raise ConfigError("ENABLE_PROXY=false: this version has no DNS proxy that runs alone")
 
 
 class _Reader:

@@ -211,7 +211,8 @@ SETTINGS: tuple[Setting, ...] = (
         "ZTUNNEL_RESOLV_CONF",
         _FILE,
         "/etc/resolv.conf",
-        "DNS servers that are asked for workloads that have a hostname only; ours",
+        "DNS servers that are asked for names outside of the mesh, and for workloads that have a "
+        "hostname only; ours",
     ),
     Setting("local_xds_path", "LOCAL_XDS_PATH", _FILE, None, "YAML file with local state"),
     Setting(

@@ -39,7 +39,10 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         {"config.model", "proto", "rpc", "state", "identity.spiffe"},
         "what is heard becomes state",
     ),
-    "dns": ({"state", "telemetry.filter"}, "names follow from facts; others are asked for"),
+    "dns": (
+        {"dataplane.abc", "state", "telemetry.filter"},
+        "names follow from facts; others are asked for",
+    ),
     "inpod": ({"proto", "state.workload", "dataplane.abc"}, "pods become workloads of the engine"),
     "agent": (
         {"proto", "redirection", "state.workload", "agent"},
@@ -52,7 +55,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "config": ({"dataplane.abc", "telemetry.filter"}, "settings are values"),
     "lifecycle": ({"dataplane.abc"}, "the end of the program"),
     "telemetry": (
-        {"dataplane", "decide", "state.address", "telemetry"},
+        {"dataplane", "decide", "dns.counts", "state.address", "telemetry"},
         "tells what it is given",
     ),
     "admin": (

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dns.message
 import dns.rdatatype
 
 from tests.state.build import pod
-from tests.support.dns_server import DnsServer, serve, serve_streams
+from tests.support.dns_server import DnsServer
 from ztunnel_py.clock import LoopClock
 from ztunnel_py.dns import answer, names
 from ztunnel_py.dns.counts import Counts
@@ -25,7 +25,7 @@ from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from dns.message import Message
 
@@ -63,7 +63,6 @@ class Asking:
     counts: Counts
     tasks: Tasks
     server: Server
-    closing: list[Callable[[], object]] = field(default_factory=list)
 
     async def ask(
         self,
@@ -110,8 +109,7 @@ class Asking:
         """Ends everything."""
         self.server.stop()
         await self.tasks.done()
-        for close in self.closing:
-            close()
+        self.upstream.close()
 
 
 def client(kind: socket.SocketKind, host: str) -> socket.socket:
@@ -157,9 +155,8 @@ async def begin(
 ) -> Asking:
     """Starts a server for `cart-0` of `shop`, and one that it forwards to."""
     upstream = DnsServer(records)
-    transport = await serve("127.0.0.1", 0, upstream)
-    port = transport.get_extra_info("sockname")[1]
-    streams = await serve_streams("127.0.0.1", port, upstream)
+    port = upstream.bind("127.0.0.1")
+    await upstream.bind_streams("127.0.0.1", port)
     tasks, counts, clock = Tasks(), Counts(), clock or LoopClock()
     conf = ResolvConf((*more_servers, "127.0.0.1"), (), timeout_s)
     forwarder = Forwarder(conf, hosts or {}, Sockets(), clock, tasks, port)
@@ -167,9 +164,7 @@ async def begin(
     proxy = DnsProxy(INFO, store, settings, forwarder, counts, clock, search)
     server = Server([(host, 0) for host in HOSTS], Sockets(), proxy, clock, tasks)
     server.serve()
-    made = Asking(store, upstream, proxy, counts, tasks, server)
-    made.closing += [transport.close, streams.close]
-    return made
+    return Asking(store, upstream, proxy, counts, tasks, server)
 
 
 def records(reply: Message) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.dns_server import DnsServer, serve
+from tests.support.dns_server import DnsServer
 from ztunnel_py.dns.resolver import Resolver
 from ztunnel_py.errors import LookupFailedError
 
@@ -43,9 +43,8 @@ class Dns:
 @pytest.fixture
 async def dns(tmp_path: Path) -> AsyncIterator[Dns]:
     server = DnsServer(RECORDS)
-    transport = await serve("127.0.0.1", 0, server)
-    yield Dns(server, transport.get_extra_info("sockname")[1], tmp_path)
-    transport.close()
+    yield Dns(server, server.bind("127.0.0.1"), tmp_path)
+    server.close()
 
 
 async def found(resolver: Resolver, name: str) -> list[str]:

@@ -35,6 +35,15 @@ class Caller:
         self._socks[id] = sock
         return {"local": sock.getsockname()[:2]}
 
+    def datagram(self, host: str, port: int, data: str, wait_s: float) -> Answer:
+        """Sends one and waits for the answer; it says from whom."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(wait_s)
+            sock.sendto(bytes.fromhex(data), (host, port))
+            found, source = sock.recvfrom(_CHUNK)
+        return {"data": found.hex(), "source": source[:2]}
+
     def tls(self, id: int, pem: str, alpn: str, wait_s: float) -> Answer:
         """Shakes hands; whoever answers is believed. Without `pem` no certificate is shown."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -308,11 +308,15 @@ class Proxy:
 
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], int]:
         """Traffic series by family and labels."""
-        text = self._caller.get(15020, "/metrics")
+        text = self.scrape()
         return {
             (name, frozenset(_LABEL.findall(inside))): int(value)
             for name, inside, value in _SAMPLE.findall(text)
         }
+
+    def scrape(self) -> str:
+        """All metrics."""
+        return self._caller.get(15020, "/metrics")
 
     def readiness(self) -> str:
         """What the readiness port says."""
@@ -320,7 +324,7 @@ class Proxy:
 
     def metric(self, name: str) -> int:
         """A metric without labels."""
-        lines = self._caller.get(15020, "/metrics").splitlines()
+        lines = self.scrape().splitlines()
         (value,) = (line.rpartition(" ")[2] for line in lines if line.startswith(f"{name} "))
         return int(value)
 

@@ -125,12 +125,12 @@ class Node:
         self._proxies.append(Proxy(caller, program, log))
         return self._proxies[-1]
 
-    def serve(self, *pods: Pod, **changes: str) -> Proxy:
-        """Starts a proxy and names pods to it; returns when it is ready."""
+    def serve(self, *pods: Pod, enrol: tuple[str, ...] = (), **changes: str) -> Proxy:
+        """Starts a proxy and names pods to it, enrolled so; returns when it is ready."""
         proxy = self.start(**changes)
         self.agent.meet()
         for pod in pods:
             assert self.agent.add(pod) == ""
-            pod.enrol()
+            pod.enrol(*enrol)
         awaited(proxy.journal, proxy.program, "message", "marking server ready")
         return proxy

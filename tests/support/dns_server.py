@@ -7,8 +7,9 @@ dns_server.py PORT [RECORD ...]: records as `web.test. 60 A 10.0.0.1`; a TTL of 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import dns.flags
 import dns.message
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from dns.message import Message
     from dns.rrset import RRset
 
+_LARGEST = 65_535
 _SOA = ". {ttl} IN SOA ns. admin. 1 3600 600 86400 {ttl}"
 
 
-class DnsServer(asyncio.DatagramProtocol):
-    """Answers by UDP, and by TCP with `serve_streams`; what it was asked is in `asked`."""
+class DnsServer:
+    """Answers by UDP, and by TCP if it is told to; what it was asked is in `asked`."""
 
     def __init__(self, records: Iterable[str], negative_ttl: int = 60) -> None:
         self._sets: dict[tuple[str, int], RRset] = {}
@@ -45,29 +47,46 @@ class DnsServer(asyncio.DatagramProtocol):
         """Datagrams only say that there is more."""
         self.rcode: dns.rcode.Rcode | None = None
         """Answers nothing but this."""
+        self._streams: asyncio.Server | None = None
         self.strays: list[bytes] = []
         """Sent before an answer."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As asyncio."""
-        self._transport = cast("asyncio.DatagramTransport", transport)  # uvloop's is none
+    def bind(self, host: str, port: int = 0) -> int:
+        """Begins to answer datagrams; the port."""
+        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._sock.bind((host, port))
+        asyncio.get_running_loop().add_reader(self._sock.fileno(), self._read)
+        return int(self._sock.getsockname()[1])
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Answers."""
+    async def bind_streams(self, host: str, port: int) -> None:
+        """Begins to accept connections."""
+        self._streams = await asyncio.start_server(self.stream, host, port)
+
+    def close(self) -> None:
+        """Ends."""
+        asyncio.get_running_loop().remove_reader(self._sock.fileno())
+        self._sock.close()
+        if self._streams is not None:
+            self._streams.close()
+
+    def _read(self) -> None:
+        self._take(*self._sock.recvfrom(_LARGEST))
+
+    def _take(self, data: bytes, addr: tuple[str, int]) -> None:
         self._last = data, addr
         answer = self._reply(data)
         if answer is None:
             return
         for stray in self.strays:
-            self._transport.sendto(stray, addr)
+            self._sock.sendto(stray, addr)
         if self.is_brief:
             answer.flags |= dns.flags.TC
             answer.answer.clear()
-        self._transport.sendto(answer.to_wire(), addr)
+        self._sock.sendto(answer.to_wire(), addr)
 
     def say_again(self) -> None:
         """Answers the last datagram once more."""
-        self.datagram_received(*self._last)
+        self._take(*self._last)
 
     async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves a connection."""
@@ -99,23 +118,11 @@ class DnsServer(asyncio.DatagramProtocol):
         return answer
 
 
-async def serve(host: str, port: int, server: DnsServer) -> asyncio.DatagramTransport:
-    """Binds it."""
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=(host, port))
-    return transport
-
-
-async def serve_streams(host: str, port: int, server: DnsServer) -> asyncio.Server:
-    """Binds it for TCP."""
-    return await asyncio.start_server(server.stream, host, port)
-
-
 async def main() -> None:
     """Until it is killed."""
     server = DnsServer(sys.argv[2:])
-    await serve("0.0.0.0", int(sys.argv[1]), server)
-    await serve_streams("0.0.0.0", int(sys.argv[1]), server)
+    server.bind("0.0.0.0", int(sys.argv[1]))
+    await server.bind_streams("0.0.0.0", int(sys.argv[1]))
     print('{"event": "ready"}', flush=True)
     await asyncio.Event().wait()
 

@@ -14,8 +14,11 @@ to be read) and the C core. Semantics, call by call: docs/boundary.md.
 from __future__ import annotations
 
 import enum
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ztunnel_py.state.address import Ip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,6 +120,10 @@ class ListenAddress:
     port: int
 
 
+Resolve = Callable[[str, int], Awaitable[Ip]]
+"""An address of a hostname, of an IP version; raises LookupFailedError if there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkloadSpec:
     """A local workload to serve."""
@@ -125,6 +132,8 @@ class WorkloadSpec:
     listeners: tuple[ListenAddress, ...]
     netns: int | None = None
     """Descriptor of the network namespace of its sockets, duplicated by the engine; None: ours."""
+    resolve: Resolve | None = None
+    """Looks up hostnames that SOCKS5 clients ask for; None: they are refused."""
 
 
 class QuestionKind(enum.Enum):

@@ -419,7 +419,9 @@ class NativeEngine:
                 from ztunnel_py.dataplane.socks5 import Socks5  # few workloads have it
 
                 netns = None if spec.netns is None else Netns(spec.netns)
-                return Socks5(self, spec.id, where, self._settings, self._clock, netns)
+                return Socks5(
+                    self, spec.id, where, self._settings, self._clock, netns, spec.resolve
+                )
         return None
 
     def _refuse(self, question: int, verdict: Verdict, problem: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from ztunnel_py.clock import Clock
-    from ztunnel_py.dataplane.abc import EngineSettings, ListenAddress, Role
+    from ztunnel_py.dataplane.abc import EngineSettings, ListenAddress, Resolve, Role
     from ztunnel_py.netns import Netns
 
     class Owner(Protocol):
@@ -88,11 +88,13 @@ class Socks5:
         settings: EngineSettings,
         clock: Clock,
         netns: Netns | None,
+        resolve: Resolve | None,
     ) -> None:
         self._owner = owner
         self._workload = workload
         self._settings = settings
         self._clock = clock
+        self._resolve = resolve
         self._clients: set[_Client] = set()
         self._listener = Listener(where, clock, self._accepted, self._exhausted, settings, netns)
 
@@ -150,7 +152,8 @@ class Socks5:
 
     async def _serve(self, client: _Client, sock: socket.socket) -> None:
         try:
-            target = await negotiate(sock, self._clock, self._settings.handshake_timeout_s)
+            limit_s = self._settings.handshake_timeout_s
+            target = await negotiate(sock, self._clock, limit_s, self._resolve)
         except (NegotiationError, OSError) as error:
             log.warn(f"failed to negotiate socks connection: {error}")
             return

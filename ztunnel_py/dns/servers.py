@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ztunnel_py.clock import Clock
+    from ztunnel_py.dataplane.abc import Resolve
     from ztunnel_py.dns import answer
     from ztunnel_py.netns import Netns
     from ztunnel_py.state.store import Store
@@ -57,13 +58,13 @@ class Servers:
         self._clock = clock
         self._servers: dict[str, Server] = {}
 
-    def open(self, workload: str, info: WorkloadInfo, netns: Netns | None = None) -> DnsProxy:
+    def open(self, workload: str, info: WorkloadInfo, netns: Netns | None = None) -> Resolve:
         """Binds the server of a workload; None: in our own namespace.
 
-        Returns who answers its queries, for others who have names to look up for it.
+        Returns who looks up a name for others as its queries are answered.
 
         Raises:
-            OSError: an address cannot be had, or nobody is known to forward to.
+            OSError: an address cannot be had, or nobody is known to forward to; the text says all.
         """
         settings, tasks = self._settings, Tasks()
         conf = resolv_conf.read(settings.resolv_conf)
@@ -76,13 +77,18 @@ class Servers:
         has_ipv6 = settings.has_ipv6_loopback and (
             netns is None or namespaces.has_ipv6_loopback(netns)
         )
-        server = Server(settings.addresses(has_ipv6), sockets, proxy, self._clock, tasks)
+        try:
+            server = Server(settings.addresses(has_ipv6), sockets, proxy, self._clock, tasks)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"failed to bind to address {error.filename}: {error.strerror}"
+            ) from error
         self._servers[workload] = server
         for stream in server.streams:
             host, port = stream.address
             fields = {"address": Display(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")}
             log.info("starting local DNS server", {**fields, "component": "dns"})
-        return proxy
+        return proxy.resolve
 
     def serve(self, workload: str) -> None:
         """Begins to answer its queries."""

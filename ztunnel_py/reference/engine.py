@@ -144,7 +144,7 @@ class ReferenceEngine:
         """See the contract."""
         pool = Pool(self.clock, self.settings.pool_max_streams, self.settings.pool_idle_s)
         netns = None if spec.netns is None else Netns(spec.netns)
-        local = Local(spec.id, pool, netns)
+        local = Local(spec.id, pool, netns, spec.resolve)
         try:
             for where in spec.listeners:
                 local.listeners[where.role] = Listener(
@@ -481,7 +481,9 @@ class ReferenceEngine:
     async def _serve_socks5(self, local: Local, conn: Conn, sock: socket.socket) -> None:
         """A SOCKS5 client; once it has said whereto, its connection begins."""
         try:
-            target = await socks5.negotiate(sock, self.clock, self.settings.handshake_timeout_s)
+            target = await socks5.negotiate(
+                sock, self.clock, self.settings.handshake_timeout_s, local.resolve
+            )
         except (socks5.NegotiationError, OSError) as error:
             log.warn(f"failed to negotiate socks connection: {error}")
             return

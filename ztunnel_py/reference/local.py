@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ztunnel_py.dataplane.abc import Role
+    from ztunnel_py.dataplane.abc import Resolve, Role
     from ztunnel_py.netns import Netns
     from ztunnel_py.reference.accept import Listener
     from ztunnel_py.reference.conn import Conn
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 class Local:
     """Everything an engine keeps for one workload; nothing is shared between two of them."""
 
-    def __init__(self, workload: str, pool: Pool, netns: Netns | None) -> None:
+    def __init__(
+        self, workload: str, pool: Pool, netns: Netns | None, resolve: Resolve | None
+    ) -> None:
         self.id = workload
+        self.resolve = resolve
         self.netns = netns
         self.pool = pool
         self.listeners: dict[Role, Listener] = {}

@@ -11,18 +11,22 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from ztunnel_py.clock import within
+from ztunnel_py.errors import LookupFailedError
 from ztunnel_py.state.address import SockAddr, canonical
 
 if TYPE_CHECKING:
     import socket
 
     from ztunnel_py.clock import Clock
+    from ztunnel_py.dataplane.abc import Resolve
+    from ztunnel_py.state.address import Ip
 
 _VERSION = 5
 _NO_AUTHENTICATION = 0
 _CONNECT = 1
 _IPV4, _HOSTNAME, _IPV6 = 1, 3, 4
-_GENERAL_FAILURE, _UNSUPPORTED = 1, 7
+_SIZES = {_IPV4: 4, _IPV6: 16}
+_GENERAL_FAILURE, _UNREACHABLE, _UNSUPPORTED = 1, 4, 7
 _SUCCESS = b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
 
 
@@ -34,16 +38,19 @@ class NegotiationError(Exception):
         self.code = code
 
 
-async def negotiate(sock: socket.socket, clock: Clock, limit_s: float) -> SockAddr:
+async def negotiate(
+    sock: socket.socket, clock: Clock, limit_s: float, resolve: Resolve | None = None
+) -> SockAddr:
     """Reads exactly the negotiation from a connected socket and answers it.
 
-    Returns the destination asked for. Nothing beyond the negotiation is read.
+    Returns the destination asked for; a hostname is looked up by `resolve`, in the IP version that
+    the client came by. Nothing beyond the negotiation is read.
 
     Raises:
         NegotiationError: refused; the reply has been sent.
     """
     try:
-        target = await within(clock, limit_s, _converse(sock))
+        target = await within(clock, limit_s, _converse(sock, resolve))
     except (OSError, EOFError) as error:
         await _refuse(sock, _GENERAL_FAILURE)
         raise NegotiationError(_GENERAL_FAILURE, str(error)) from error
@@ -54,7 +61,7 @@ async def negotiate(sock: socket.socket, clock: Clock, limit_s: float) -> SockAd
     return target
 
 
-async def _converse(sock: socket.socket) -> SockAddr:
+async def _converse(sock: socket.socket, resolve: Resolve | None) -> SockAddr:
     version, n_methods = await _read(sock, 2)
     if version != _VERSION or n_methods == 0:
         raise NegotiationError(_UNSUPPORTED, f"version {version}, {n_methods} methods")
@@ -65,16 +72,34 @@ async def _converse(sock: socket.socket) -> SockAddr:
     if version != _VERSION or command != _CONNECT:
         raise NegotiationError(_UNSUPPORTED, f"version {version}, command {command}")
     _, kind = await _read(sock, 2)
-    if kind == _IPV4:
-        raw = await _read(sock, 4)
-    elif kind == _IPV6:
-        raw = await _read(sock, 16)
-    elif kind == _HOSTNAME:
-        raise NegotiationError(_UNSUPPORTED, "hostnames need the DNS proxy, which is off")
-    else:
-        raise NegotiationError(_UNSUPPORTED, f"address type {kind}")
+    raw = await _read(sock, await _size(sock, kind))
     port = int.from_bytes(await _read(sock, 2), "big")
+    if kind == _HOSTNAME:
+        return SockAddr(await _resolved(sock, raw, resolve), port)
     return SockAddr(canonical(ipaddress.ip_address(raw)), port)
+
+
+async def _size(sock: socket.socket, kind: int) -> int:
+    """How many bytes the address has."""
+    if kind in _SIZES:
+        return _SIZES[kind]
+    if kind == _HOSTNAME:
+        (size,) = await _read(sock, 1)
+        return size
+    raise NegotiationError(_UNSUPPORTED, f"address type {kind}")
+
+
+async def _resolved(sock: socket.socket, name: bytes, resolve: Resolve | None) -> Ip:
+    if resolve is None:
+        raise NegotiationError(_UNSUPPORTED, "hostnames need the DNS proxy, which is off")
+    try:
+        hostname = name.decode()
+    except UnicodeDecodeError:
+        raise NegotiationError(_UNSUPPORTED, "the hostname is not UTF-8") from None
+    try:
+        return await resolve(hostname, SockAddr.of(sock.getpeername()).ip.version)
+    except LookupFailedError as error:
+        raise NegotiationError(_UNREACHABLE, str(error)) from error
 
 
 async def _read(sock: socket.socket, length: int) -> bytes:

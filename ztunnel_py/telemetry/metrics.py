@@ -9,6 +9,7 @@ the form below. Source: spec dataplane, sections 12.1 to 12.3; identity-ops, E.1
     istio_build                  which Istio version this reports itself as
     istio_tcp_*                  traffic by label set
     istio_on_demand_dns          lookups of workloads that have a hostname only
+    istio_dns_*                  queries of pods; see queries.py
     workload_manager_*           pods of this node (no istio_ in front, as in ztunnel)
     istio_xds_*                  what has come from the control plane, and how streams ended
     istio_crl_*                  whom revocation lists turn away
@@ -90,7 +91,9 @@ class Sample(NamedTuple):
     """One line: labels as text between braces, value."""
 
     labels: str
-    value: int
+    value: float
+    part: str = ""
+    """What follows the family's name; only of families whose samples have several names."""
 
 
 class Family(NamedTuple):
@@ -108,8 +111,10 @@ def render(families: Iterable[Family]) -> str:
     for name, type_, help_, samples in families:
         suffix = "_total" if type_ == "counter" else ""
         text = [
-            f"{name}{suffix}{{{labels}}} {value}" if labels else f"{name}{suffix} {value}"
-            for labels, value in samples
+            f"{name}{part or suffix}{{{labels}}} {value}"
+            if labels
+            else f"{name}{part or suffix} {value}"
+            for labels, value, part in samples
         ]
         if text:
             lines += (f"# HELP {name} {help_}", f"# TYPE {name} {type_}", *text)
