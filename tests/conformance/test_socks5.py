@@ -12,13 +12,14 @@ from tests.support.wait import settle, until
 from ztunnel_py.dataplane.abc import QuestionKind, Role
 from ztunnel_py.decide.key import OutboundKey
 from ztunnel_py.decide.verdict import Verdict
-from ztunnel_py.errors import Reason
+from ztunnel_py.errors import LookupFailedError, Reason
 from ztunnel_py.state.address import SockAddr, parse_ip
 
 if TYPE_CHECKING:
     from tests.support.apps import Tcp
     from tests.support.net import Net
     from tests.support.plane import Plane
+    from ztunnel_py.state.address import Ip
 
 HELLO = b"\x05\x01\x00"
 CONNECT_V4 = b"\x05\x01\x00\x01\x0a\x00\x00\x09\x00\x50"
@@ -158,3 +159,44 @@ async def test_client_that_says_nothing_is_let_go_at_the_deadline(client: Plane,
     assert await user.read_some_or_reset() in (b"", FAILURE)
     await user.ending()
     await until(lambda: client.sockets_open("source") == 0, "the gauge")
+
+
+def named(host: bytes) -> bytes:
+    """A request for port 80 of a host."""
+    return b"\x05\x01\x00\x03" + bytes([len(host)]) + host + b"\x00\x50"
+
+
+async def resolve(hostname: str, version: int) -> Ip:
+    """Knows one host."""
+    if hostname != "web.test":
+        raise LookupFailedError(f"{hostname}: NXDOMAIN")
+    return parse_ip("10.0.0.9" if version == 4 else "fd00::9")
+
+
+@pytest.mark.spec("dataplane-108")
+@pytest.mark.parametrize(("host", "found"), [("127.0.0.1", "10.0.0.9"), ("::1", "fd00::9")])
+async def test_hostname_is_looked_up_in_the_clients_family_and_success_said_at_once(
+    client: Plane, net: Net, host: str, found: str
+) -> None:
+    client.add("named", host, resolve=resolve)
+    user = await net.dial(client.port(Role.SOCKS5, "named"))
+
+    user.send(HELLO + named(b"web.test"))
+
+    assert await user.read(12) == b"\x05\x00" + SUCCESS
+    question = await client.asked()
+    assert question.key == OutboundKey("named", user.local.ip, SockAddr(parse_ip(found), 80))
+
+
+@pytest.mark.spec("dataplane-108")
+@pytest.mark.parametrize(("name", "code"), [(b"nobody.test", 4), (b"\xff\xfe", 7), (b"", 4)])
+async def test_hostname_that_is_none_is_refused(
+    client: Plane, net: Net, name: bytes, code: int
+) -> None:
+    client.add("named", resolve=resolve)
+    user = await net.dial(client.port(Role.SOCKS5, "named"))
+
+    user.send(HELLO + named(name))
+
+    assert await user.read_all() == b"\x05\x00" + bytes([5, code, 0, 1, 0, 0, 0, 0, 0, 0])
+    assert not client.flows

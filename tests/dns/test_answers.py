@@ -14,6 +14,8 @@ import pytest
 from tests.dns.asking import records
 from tests.state.build import pod, service
 from ztunnel_py.dns import answer, names
+from ztunnel_py.dns.counts import Labels
+from ztunnel_py.errors import LookupFailedError
 from ztunnel_py.state.service import IpFamilies, Visibility
 from ztunnel_py.state.store import ServiceRemoval
 
@@ -278,3 +280,15 @@ async def test_kept_replies_have_the_id_of_each_query_and_are_bounded(asks: Asks
             reply = await asked.ask(f"n{i}.test")  # checks the id
             assert records(reply) == [f"n{i}.test. A 10.1.0.1"]
     assert len(asked.proxy._kept) <= 512
+
+
+async def test_names_are_looked_up_for_others_as_for_the_client(asks: Asks) -> None:
+    asked = await asks(known("prices", "/10.1.0.1", "/2001:db8::1"))
+
+    assert str(await asked.proxy.resolve("prices", 4)) == "10.1.0.1"
+    assert str(await asked.proxy.resolve("prices.shop", 6)) == "2001:db8::1"
+    assert str(await asked.proxy.resolve("web.example", 4)) == "192.0.2.1"
+    for hostname in ("nobody.example", "", ".", "a..b", "x" * 64, "\udcff", "brief.example."):
+        with pytest.raises(LookupFailedError):
+            await asked.proxy.resolve(hostname, 6)
+    assert asked.counts.requests[Labels("aaaa", "udp", "cart", "v1")] >= 3

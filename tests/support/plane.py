@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         EngineSettings,
         Question,
         Record,
+        Resolve,
     )
     from ztunnel_py.identity.certificates import WorkloadCertificate
 
@@ -121,10 +122,17 @@ class Plane:
         loop.add_reader(self.engine.question_fd, self._answer)
         loop.add_reader(self.engine.record_fd, self._collect)
 
-    def add(self, workload: str, host: str = LOOPBACK, *, serve: bool = True) -> None:
+    def add(
+        self,
+        workload: str,
+        host: str = LOOPBACK,
+        *,
+        serve: bool = True,
+        resolve: Resolve | None = None,
+    ) -> None:
         """One more local workload."""
         listeners = tuple(ListenAddress(role, host, 0) for role in Role)
-        ports = self.engine.workload_add(WorkloadSpec(workload, listeners))
+        ports = self.engine.workload_add(WorkloadSpec(workload, listeners, resolve=resolve))
         self._ports |= {(workload, role): address for role, address in ports.items()}
         if serve:
             self.engine.workload_serve(workload)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ztunnel_py.state.workload import Workload, WorkloadInfo
 
 CLIENT_WAIT_S = 5.0
-WAITING_MAX = 1024
+WAITING_MAX = 256
 """Queries of one client that wait for somebody; more are failed at once."""
 KEPT_MAX, KEPT_QUERY_BYTES, KEPT_ADDRESSES = 512, 300, 64
 """Replies that are kept for one client: at most so many, to queries and with answers so large."""
