@@ -176,6 +176,8 @@ async def serve(config: Config) -> None:
     agent.stop()
     await ready.close()
     drained_by = clock.now() + config.drain_deadline_s
+    if dns is not None:
+        dns.step_aside()
     await lifecycle.drain(plane, clock, config.drain_deadline_s)
     if dns is not None:  # last: who finishes a connection may still have to find somebody
         await dns.drain(max(drained_by - clock.now(), 0.0))

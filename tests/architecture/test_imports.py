@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ztunnel_py"
 
-VOCABULARY = {"errors", "version", "clock", "netns", "stamp", "tasks"} | {
+VOCABULARY = {"errors", "version", "clock", "netns", "reuseport", "stamp", "tasks"} | {
     "telemetry.log",
     "yaml_tree",
 }
@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "version": (set(), "the version depends on nothing"),
     "clock": (set(), "time depends on nothing"),
     "netns": (set(), "sockets in pods, whoever needs them"),
+    "reuseport": (set(), "who shares an address, whoever listens"),
     "stamp": (set(), "files depend on nothing"),
     "tasks": (set(), "tasks only log"),
     "yaml_tree": (set(), "YAML as plain values"),

@@ -44,6 +44,14 @@ class Caller:
             found, source = sock.recvfrom(_CHUNK)
         return {"data": found.hex(), "source": source[:2]}
 
+    def queries(self, host: str, port: int, data: str, seconds: float) -> Answer:
+        """Sends a datagram as soon as the one before is answered, each from a port of its own."""
+        n_answered, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.datagram(host, port, data, 2.0)
+            n_answered += 1
+        return {"answered": n_answered}
+
     def tls(self, id: int, pem: str, alpn: str, wait_s: float) -> Answer:
         """Shakes hands; whoever answers is believed. Without `pem` no certificate is shown."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

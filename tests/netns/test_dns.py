@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import dns.flags
@@ -142,6 +144,30 @@ def test_application_finds_names_of_the_mesh_and_others(
             "forwarded",
             "forwarding failed (no records found: NXDOMAIN)",
         }
+    cart.unenrol()
+
+
+def test_no_query_is_lost_while_a_proxy_is_replaced(
+    mesh: PodMesh, settings: dict[str, str]
+) -> None:
+    cart = mesh.pod("cart")
+    query = dns.message.make_query("prices", "A").to_wire().hex()
+    asking = mesh.caller("cart")
+    with (
+        Node(mesh, "node-a", mesh.pod("web")) as before,
+        Node(mesh, "node-a", mesh.mesh.node("node-b")) as after,
+        ThreadPoolExecutor() as threads,
+    ):
+        old = before.serve(cart, enrol=CAPTURE, **settings)
+        asked = threads.submit(
+            asking.ask, "queries", host="192.0.2.53", port=53, data=query, seconds=4.0
+        )
+
+        after.serve(cart, enrol=CAPTURE, **settings)
+        old.program.send_signal(signal.SIGTERM)
+
+        assert old.program.wait(10) == 0
+        assert asked.result().get("answered", 0) > 1000, asked.result()
     cart.unenrol()
 
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from ztunnel_py import reuseport
 from ztunnel_py.dns.message import QUERY_MAX, Transport
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Datagrams:
     def serve(self) -> None:
         """Begins to answer."""
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._take)
+
+    def step_aside(self) -> None:
+        """Leaves new queries to whoever listens beside this."""
+        reuseport.step_aside(self._sock)
 
     def pause(self) -> None:
         """Reads no more queries, but for those that have come already."""

@@ -41,6 +41,7 @@ class Server:
         """
         self._clock = clock
         self._tasks = tasks
+        self._is_shared = sockets.shares
         self.streams: list[Streams] = []
         self.datagrams: list[Datagrams] = []
         bound: list[socket.socket] = []
@@ -61,6 +62,15 @@ class Server:
             stream.serve()
         for datagram in self.datagrams:
             datagram.serve()
+
+    def step_aside(self) -> None:
+        """Leaves new queries to another proxy of the same pod, if there is one."""
+        if not self._is_shared:
+            return
+        for stream in self.streams:
+            stream.step_aside()
+        for datagram in self.datagrams:
+            datagram.step_aside()
 
     async def drain(self, limit_s: float) -> None:
         """Takes no more queries, and finishes those that it has, but for no longer than this."""

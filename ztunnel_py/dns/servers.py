@@ -98,6 +98,11 @@ class Servers:
         """Ends its server at once."""
         self._servers.pop(workload).stop()
 
+    def step_aside(self) -> None:
+        """Leaves new queries to other proxies of the same pods, if there are some."""
+        for server in self._servers.values():
+            server.step_aside()
+
     async def drain(self, limit_s: float) -> None:
         """Ends all servers, each when it has answered what it was asked, or at the limit."""
         ending = [server.drain(limit_s) for server in self._servers.values()]

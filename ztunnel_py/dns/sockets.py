@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
+from ztunnel_py import reuseport
 from ztunnel_py.netns import open_socket
 from ztunnel_py.state.address import SockAddr, parse_ip
 
@@ -24,8 +25,13 @@ class Sockets(NamedTuple):
     netns: Netns | None = None
     """None: ours."""
     mark: int | None = None
-    is_shared: bool = False
+    port_reuse: bool = False
     """Another proxy may listen at the same addresses of a pod."""
+
+    @property
+    def shares(self) -> bool:
+        """Bound sockets may have others beside them."""
+        return self.netns is not None and self.port_reuse
 
     def bind(self, kind: socket.SocketKind, host: str, port: int) -> socket.socket:
         """A bound socket for datagrams, or a listening one.
@@ -35,7 +41,7 @@ class Sockets(NamedTuple):
         """
         sock = self._open(kind, host, is_marked=self.netns is not None)
         try:
-            if self.netns is not None and self.is_shared:
+            if self.shares:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             elif kind is socket.SOCK_STREAM:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,6 +50,8 @@ class Sockets(NamedTuple):
             sock.bind((host, port))
             if kind is socket.SOCK_STREAM:
                 sock.listen(BACKLOG)
+            if self.shares:
+                reuseport.take_part(sock)
         except OSError as error:
             sock.close()
             where = str(SockAddr(parse_ip(host), port))

@@ -12,6 +12,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
+from ztunnel_py import reuseport
 from ztunnel_py.clock import within
 from ztunnel_py.dns.forward import receive
 from ztunnel_py.dns.message import QUERY_MAX, Transport
@@ -49,6 +50,10 @@ class Streams:
         """Begins to accept."""
         self._pause = None
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
+
+    def step_aside(self) -> None:
+        """Leaves new connections to whoever listens beside this."""
+        reuseport.step_aside(self._sock)
 
     def close(self) -> None:
         """Accepts no more; connections end when what they have asked is answered."""

@@ -7,6 +7,7 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING
 
+from ztunnel_py import reuseport
 from ztunnel_py.reference import sock as sockets
 from ztunnel_py.state.address import SockAddr
 
@@ -63,7 +64,7 @@ class Listener:
     def step_aside(self) -> None:
         """Leaves new connections to whoever listens beside this, if it may be shared."""
         if self._is_shared and self._sock.fileno() >= 0:
-            sockets.step_aside(self._sock)
+            reuseport.step_aside(self._sock)
 
     def close(self, *, serve_backlog: bool = False) -> None:
         """Stops listening; connections that the kernel had already accepted are served if asked."""

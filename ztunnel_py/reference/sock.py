@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import ipaddress
 import socket
 import struct
 from typing import TYPE_CHECKING
 
+from ztunnel_py import reuseport
 from ztunnel_py.clock import pause, within
 from ztunnel_py.netns import open_socket
 from ztunnel_py.state.address import SockAddr, canonical, parse_ip
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 BACKLOG = 128
 
 _SO_ORIGINAL_DST = 80
-_SO_ATTACH_REUSEPORT_CBPF = 51
-_SO_DETACH_REUSEPORT_BPF = 68
-_BPF_RET = 6
 _IP_FREEBIND = 15
 _IP_TRANSPARENT = 19
 _IP_BIND_ADDRESS_NO_PORT = 24
@@ -58,26 +55,13 @@ def listen(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, options.mark)
         sock.bind((address, port))
         sock.listen(BACKLOG)
-        if is_shared:  # an earlier one may have stepped aside, which was not meant for us
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 0)
+        if is_shared:
+            reuseport.take_part(sock)
     except OSError as error:
         sock.close()
         where = str(SockAddr(parse_ip(address), port))
         raise OSError(error.errno, error.strerror, where) from error
     return sock
-
-
-def step_aside(sock: socket.socket) -> None:
-    """From now on connections go to the other listener at the same address, if there is one.
-
-    Of two the elder is the first, so a program that chooses the second chooses the other. Where
-    there is none the kernel goes on as without a program.
-    """
-    second = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET, 0, 0, 1))
-    program = struct.pack("@HP", 1, ctypes.addressof(second))
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
 
 
 def make_transparent(sock: socket.socket) -> bool:
