@@ -7,7 +7,6 @@ import asyncio
 import random
 import socket
 import struct
-import time
 from typing import TYPE_CHECKING
 
 import dns.flags
@@ -161,8 +160,7 @@ async def test_client_that_asks_a_lot_gets_failures_and_harms_nobody_else(
 
 async def test_ten_thousand_queries_of_one_client_do_not_delay_another(asks: Asks) -> None:
     busy, calm = await asks(API), await asks(API)
-    slowest = 0.0
-    n_answered = 0
+    most_meanwhile = n_answered = 0
 
     async def flood() -> None:
         nonlocal n_answered
@@ -178,13 +176,13 @@ async def test_ten_thousand_queries_of_one_client_do_not_delay_another(asks: Ask
 
     flooding = asyncio.ensure_future(flood())
     while not flooding.done():
-        begun = time.monotonic()
+        before = n_answered
         assert await is_alive(calm)
-        slowest = max(slowest, time.monotonic() - begun)
+        most_meanwhile = max(most_meanwhile, n_answered - before)
     await flooding
 
     assert n_answered == 10_000
-    assert slowest < 0.5
+    assert most_meanwhile < 200, "of the busy one, while the other waits"
 
 
 async def test_queries_of_a_connection_are_answered_in_order_however_they_come(

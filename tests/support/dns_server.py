@@ -62,6 +62,17 @@ class DnsServer:
         """Begins to accept connections."""
         self._streams = await asyncio.start_server(self.stream, host, port)
 
+    async def bind_both(self, host: str) -> int:
+        """Begins with both, at a port that is free for both; that port."""
+        while True:
+            port = self.bind(host)
+            try:
+                await self.bind_streams(host, port)
+            except OSError:  # somebody has it for streams
+                self.close()
+            else:
+                return port
+
     def close(self) -> None:
         """Ends."""
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
