@@ -27,7 +27,7 @@ _HOME = "/proc/thread-self/ns/net"
 
 
 class Netns:
-    """A descriptor of a network namespace, closed when nobody has it any more."""
+    """A descriptor of a network namespace, closed at the latest when nobody has it any more."""
 
     def __init__(self, descriptor: int) -> None:
         """Duplicates `descriptor`.
@@ -36,10 +36,15 @@ class Netns:
             OSError: it is none.
         """
         self._descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._finalizer = weakref.finalize(self, os.close, self._descriptor)
+
+    def close(self) -> None:
+        """Lets the namespace go now; whoever still uses this gets EBADF."""
+        self._descriptor = -1
+        self._finalizer()
 
     def fileno(self) -> int:
-        """The descriptor; ours."""
+        """The descriptor; ours. -1 if it is closed."""
         return self._descriptor
 
     def is_network(self) -> bool:

@@ -191,6 +191,7 @@ class Manager:
     def _stop(self, uid: str) -> None:
         pod = self._running.pop(uid)
         self._pods.stop(uid)
+        pod.netns.close()
         self.stopped += 1
         log.info("pod is gone, proxy stopped", {"uid": Display(uid), "workload": str(pod.info)})
 

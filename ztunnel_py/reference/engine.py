@@ -170,7 +170,10 @@ class ReferenceEngine:
     def workload_remove(self, workload: str) -> None:
         """See the contract."""
         self.drain(workload, DrainMode.IMMEDIATE)
-        self._remove(self._locals[workload])
+        local = self._locals[workload]
+        self._remove(local)
+        if local.netns is not None:
+            local.netns.close()  # not when the last task that failed is forgotten
 
     def is_transparent(self, workload: str, role: Role) -> bool:
         """See the contract."""
