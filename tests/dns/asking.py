@@ -155,7 +155,7 @@ async def begin(
 ) -> Asking:
     """Starts a server for `cart-0` of `shop`, and one that it forwards to."""
     upstream = DnsServer(records)
-    port = await upstream.bind_both("127.0.0.1")
+    port = await upstream.bind("127.0.0.1")
     tasks, counts, clock = Tasks(), Counts(), clock or LoopClock()
     conf = ResolvConf((*more_servers, "127.0.0.1"), (), timeout_s)
     forwarder = Forwarder(conf, hosts or {}, Sockets(), clock, tasks, port)

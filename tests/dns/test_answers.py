@@ -215,6 +215,8 @@ async def test_answer_that_is_too_large_is_cut_for_udp_and_whole_for_tcp(asks: A
     assert len(whole.answer[0]) == 256
     assert not whole.flags & dns.flags.TC
     assert whole.payload == 1232
+    small = dns.message.make_query("large.com", "A", payload=100)
+    assert 512 - 16 < len(await asked.say(small.to_wire())) <= 512
     plain = await asked.say(dns.message.make_query("large.com", "A").to_wire())
     assert 4096 - 16 < len(plain) <= 4096
 

@@ -43,7 +43,7 @@ class Dns:
 @pytest.fixture
 async def dns(tmp_path: Path) -> AsyncIterator[Dns]:
     server = DnsServer(RECORDS)
-    yield Dns(server, server.bind("127.0.0.1"), tmp_path)
+    yield Dns(server, await server.bind("127.0.0.1"), tmp_path)
     server.close()
 
 

@@ -15,6 +15,8 @@ import dns.opcode
 import dns.rcode
 import dns.rdataclass
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.dns.asking import (
     CLIENT,
@@ -29,7 +31,10 @@ from tests.dns.asking import (
 from tests.state.build import service
 from tests.support.clock import FakeClock
 from tests.support.wait import settle, until
+from ztunnel_py.dns import message
 from ztunnel_py.dns import proxy as proxies
+from ztunnel_py.dns.counts import Labels
+from ztunnel_py.dns.message import Transport
 from ztunnel_py.dns.sockets import Sockets
 from ztunnel_py.dns.streams import CONNS_MAX, IDLE_S
 
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
 API = service("api.test", "/10.1.0.1")
 HEADER = struct.Struct("!6H")
 QUERY = dns.message.make_query("api.test", "A").to_wire()
+RECORD = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x05\x00\x04\x7f\x00\x00\x01"
 LOOP = HEADER.pack(7, 0, 1, 0, 0, 0) + b"\xc0\x0c\x00\x01\x00\x01"
 LONG = HEADER.pack(7, 0, 1, 0, 0, 0) + b"\x3f" + b"a" * 63 * 5 + b"\x00\x00\x01\x00\x01"
 
@@ -70,6 +76,7 @@ async def test_odd_queries_are_told_so(asks: Asks, by: str) -> None:
         (LONG, dns.rcode.FORMERR),
         (QUERY[:-3], dns.rcode.FORMERR),
         (HEADER.pack(7, 0, 1, 0, 0, 999) + QUERY[12:], dns.rcode.FORMERR),
+        (HEADER.pack(7, 0, 1, 9, 0, 0) + QUERY[12:] + RECORD * 9, dns.rcode.FORMERR),
         (QUERY + b"\x00" * 4000, dns.rcode.FORMERR),
     ):
         reply = await asked.say(wire, by=by)
@@ -103,6 +110,27 @@ async def test_replies_and_crumbs_are_not_answered(asks: Asks) -> None:
         await settle()
         with pytest.raises(BlockingIOError):
             sock.recv(1)
+
+
+async def test_unknown_types_are_counted_under_one_label(asks: Asks) -> None:
+    asked = await asks(API)
+    for kind in ("TYPE65280", "TYPE65281"):
+        await asked.ask("api.test", kind)
+
+    assert dict(asked.counts.requests) == {Labels("", "udp", "cart", "v1"): 2}
+
+
+@given(st.binary(max_size=80), st.integers(0, 5))
+def test_any_bytes_are_a_query_or_deserve_a_reply(tail: bytes, opt: int) -> None:
+    wire = HEADER.pack(7, 0x0100, 1, 0, 0, opt) + tail
+
+    read = message.read(wire, Transport.UDP)
+
+    if isinstance(read, bytes):
+        assert len(read) == HEADER.size
+    else:
+        assert read.name.labels
+        assert len(message.failure(read, dns.rcode.SERVFAIL)) <= len(wire)
 
 
 async def test_random_bytes_harm_nobody(asks: Asks) -> None:

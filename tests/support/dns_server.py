@@ -28,7 +28,7 @@ _SOA = ". {ttl} IN SOA ns. admin. 1 3600 600 86400 {ttl}"
 
 
 class DnsServer:
-    """Answers by UDP, and by TCP if it is told to; what it was asked is in `asked`."""
+    """Answers by UDP and TCP; what it was asked is in `asked`."""
 
     def __init__(self, records: Iterable[str], negative_ttl: int = 60) -> None:
         self._sets: dict[tuple[str, int], RRset] = {}
@@ -47,38 +47,21 @@ class DnsServer:
         """Datagrams only say that there is more."""
         self.rcode: dns.rcode.Rcode | None = None
         """Answers nothing but this."""
-        self._streams: asyncio.Server | None = None
         self.strays: list[bytes] = []
         """Sent before an answer."""
 
-    def bind(self, host: str, port: int = 0) -> int:
-        """Begins to answer datagrams; the port."""
-        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._sock.bind((host, port))
+    async def bind(self, host: str, port: int = 0) -> int:
+        """Begins to answer; the port, which is the same for both transports."""
+        listener, self._sock = _pair(host, port)
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._read)
+        self._streams = await asyncio.start_server(self.stream, sock=listener)
         return int(self._sock.getsockname()[1])
-
-    async def bind_streams(self, host: str, port: int) -> None:
-        """Begins to accept connections."""
-        self._streams = await asyncio.start_server(self.stream, host, port)
-
-    async def bind_both(self, host: str) -> int:
-        """Begins with both, at a port that is free for both; that port."""
-        while True:
-            port = self.bind(host)
-            try:
-                await self.bind_streams(host, port)
-            except OSError:  # somebody has it for streams
-                self.close()
-            else:
-                return port
 
     def close(self) -> None:
         """Ends."""
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
         self._sock.close()
-        if self._streams is not None:
-            self._streams.close()
+        self._streams.close()
 
     def _read(self) -> None:
         self._take(*self._sock.recvfrom(_LARGEST))
@@ -129,11 +112,26 @@ class DnsServer:
         return answer
 
 
+def _pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """A listening socket and one for datagrams at the same port; 0: one that is free for both."""
+    while True:
+        listener = socket.create_server((host, port))
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            datagrams.bind(listener.getsockname())
+        except OSError:
+            listener.close()
+            datagrams.close()
+            if port:
+                raise
+        else:
+            return listener, datagrams
+
+
 async def main() -> None:
     """Until it is killed."""
     server = DnsServer(sys.argv[2:])
-    server.bind("0.0.0.0", int(sys.argv[1]))
-    await server.bind_streams("0.0.0.0", int(sys.argv[1]))
+    await server.bind("0.0.0.0", int(sys.argv[1]))
     print('{"event": "ready"}', flush=True)
     await asyncio.Event().wait()
 

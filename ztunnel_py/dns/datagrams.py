@@ -55,7 +55,7 @@ class Datagrams:
     def _take(self) -> None:
         for _ in range(QUERIES_PER_TURN):
             try:
-                wire, source = self._sock.recvfrom(QUERY_MAX + 1)
+                wire, source = self._sock.recvfrom(QUERY_MAX)
             except BlockingIOError:
                 return
             except OSError:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ztunnel_py.dns.answer import Answer
 
 QUERY_MAX = 4096
-"""Bytes of a query that is read; real ones have a few hundred at most."""
+"""Bytes of a query that are read; real ones have a few hundred at most."""
 TTL_S = 30
 VERSIONS = {dns.rdatatype.A: 4, dns.rdatatype.AAAA: 6}
 """The IP version of the types that the mesh answers."""
@@ -96,7 +96,7 @@ def read(wire: bytes, transport: Transport) -> Query | bytes:
         return _bare(id_, flags, dns.rcode.NOTIMP)
     if n_questions != 1:
         return _bare(id_, flags, dns.rcode.SERVFAIL)
-    if sum(counts) > _RECORDS_MAX or len(wire) > QUERY_MAX:
+    if sum(counts) > _RECORDS_MAX:
         return _bare(id_, flags, dns.rcode.FORMERR)
     try:
         message = dns.message.from_wire(wire)
