@@ -82,6 +82,7 @@ SOLE_IMPORTERS = {
     "h2": {"reference", "rpc"},
     "hyperframe": {"reference"},
     "aiohttp": {"admin"},
+    "dns": {"dns"},
     "grpclib": {"rpc"},
     "pyroute2": {"redirection"},
 }

@@ -203,3 +203,11 @@ async def test_large_answer_is_cut_for_udp(asks: Asks) -> None:
     assert len(reply.to_wire()) <= 1232
     whole = await asked.ask("many.example", by="tcp")
     assert len(whole.answer[0]) == 200
+
+
+async def test_answer_that_is_too_large_is_a_failure(asks: Asks) -> None:
+    many = [f"many.example. 60 A 10.{i // 250}.{i % 250}.1" for i in range(1100)]
+    asked = await asks(API, records=many)
+    asked.upstream.is_brief = True
+
+    assert (await asked.ask("many.example", by="tcp")).rcode() == dns.rcode.SERVFAIL

@@ -113,6 +113,7 @@ class DnsProxy:
         client = self._store.local_workload(self._info)
         reply = None if client is None else self._known(query, client, wire)
         if reply is None and self.n_waiting >= WAITING_MAX:
+            self._counts.requests[_labels(query, client)] += 1
             return message.failure(query, dns.rcode.SERVFAIL)
         return query if reply is None else reply
 
@@ -120,7 +121,7 @@ class DnsProxy:
         """The reply to a query for which somebody has to be waited for."""
         self.n_waiting += 1
         try:
-            client = await self._client()
+            client = self._store.local_workload(self._info) or await self._appeared()
             if client is None:
                 self._counts.requests[_labels(query, None)] += 1
                 return message.failure(query, dns.rcode.SERVFAIL)
@@ -181,8 +182,8 @@ class DnsProxy:
         _say(query, client, "forwarded", sum(map(len, found.message.answer)))
         return message.forwarded(query, found.message, found.age_s)
 
-    async def _client(self) -> Workload | None:
-        """The client's workload, which may be about to appear; None: it has not."""
+    async def _appeared(self) -> Workload | None:
+        """The client's workload, once the mesh has it; None: it has not come."""
         appeared: asyncio.Future[Workload] = asyncio.get_running_loop().create_future()
 
         def look(_: object = None) -> None:
