@@ -46,7 +46,7 @@ def test_demo_shows_every_step_and_leaves_nothing(tmp_path: Path) -> None:
     done = demonstrate(tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\n  ok  ") == 6
+    assert done.stdout.count("\n  ok  ") == 7
     assert "captured on 15001" in done.stdout
     assert "server proved spiffe://cluster.local/ns/demo/sa/server" in done.stdout
     assert "policy: allowed by demo/web-callers" in done.stdout
@@ -59,7 +59,7 @@ def test_demo_runs_without_local_files_on_what_a_control_plane_says(tmp_path: Pa
     done = demonstrate(tmp_path, "--istiod")
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\n  ok  ") == 6
+    assert done.stdout.count("\n  ok  ") == 7
     assert "nothing but TLS on port 15008 and 15012" in done.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -20,8 +20,11 @@ from ztunnel_py.cli.demo_mesh import (
     APP_PORT,
     CONTROL_HOST,
     CONTROL_PORT,
+    HOST,
     POLICY,
+    RESOLVER,
     VIP,
+    VIP6,
     VIP_PORT,
     DemoMesh,
 )
@@ -88,6 +91,7 @@ class Tour:
     def run(self) -> list[str]:
         """Shows every step and returns the titles of those that failed."""
         steps: dict[str, Callable[[], None]] = {
+            "A name": self._name,
             "A request from client to server": self._request,
             "Its path": self._path,
             "Access log": self._access_log,
@@ -104,6 +108,12 @@ class Tour:
                 self._screen.failed(str(exc))
                 failed.append(title)
         return failed
+
+    def _name(self) -> None:
+        pod, found = self._demo.mesh.pod("client"), self._demo.lookup("client", HOST)
+        self._screen.line(f"{pod.name} ({pod.ipv4}) $ dig @{RESOLVER} {HOST}")
+        require(found == [VIP, VIP6], f"the answer was {found}")
+        self._screen.passed(f"{' and '.join(found)}, from its own node; {RESOLVER} does not exist")
 
     def _request(self) -> None:
         demo, pod = self._demo, self._demo.mesh.pod("client")

@@ -32,11 +32,14 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 
 NAMESPACE = "demo"
-SERVICE = "demo/web.demo.svc.cluster.local"
 POLICY = "demo/web-callers"
 PODS = {"client": "node-a", "server": "node-b", "intruder": "node-b"}
 VIP = "10.96.0.10"
 VIP6 = "fd96::10"
+HOST = "web.demo.svc.cluster.local"
+SERVICE = f"demo/{HOST}"
+RESOLVER = "10.96.0.2"
+"""Whom pods ask for names; nobody is there."""
 VIP_PORT = 80
 APP_PORT = 8080
 CONTROL_HOST, CONTROL_PORT = "10.77.0.1", 15012
@@ -44,6 +47,15 @@ BULK_BYTES = 256 << 20
 START_TIMEOUT_S = 15.0
 LOG_TIMEOUT_S = 3.0
 OURS = (sys.executable, "-m", "ztunnel_py")
+
+
+_LOOKUP = """
+import sys, dns.message, dns.query
+for kind in ("A", "AAAA"):
+    reply = dns.query.udp(dns.message.make_query(sys.argv[1], kind), sys.argv[2], timeout=3)
+    for found in reply.answer:
+        print(*found, sep="\\n")
+"""
 
 
 class Journal:
@@ -250,6 +262,11 @@ class DemoMesh:
                 raise TopologyError(f"{path.stem} is not there:\n{words}")
             time.sleep(0.02)
 
+    def lookup(self, name: str, host: str) -> list[str]:
+        """The addresses that a pod is told for a host."""
+        argv = [sys.executable, "-c", _LOOKUP, host, RESOLVER]
+        return self.mesh.pod(name).run(argv).stdout.split()
+
     def _start_agent(self, node: Namespace) -> subprocess.Popen[str]:
         argv = [*OURS, "agent", "--zds", str(self._socket(node.name))]
         argv += ["--control", str(self._control(node.name))]
@@ -269,7 +286,7 @@ class DemoMesh:
     def _enroll(self, pod: Pod) -> None:
         argv = [*OURS, "enroll", pod.name, "--control", str(self._control(pod.node))]
         argv += ["--namespace", NAMESPACE, "--service-account", pod.name]
-        argv += ["--netns", f"{NETNS_DIR}/{pod.netns}"]
+        argv += ["--netns", f"{NETNS_DIR}/{pod.netns}", "--dns"]
         self.mesh.node(pod.node).run(["env", "-C", str(REPOSITORY), *argv])
 
     def _socket(self, node: str) -> Path:
@@ -300,7 +317,6 @@ class DemoMesh:
             "PROXY_MODE": "shared",
             "INPOD_UDS": str(self._socket(node)),
             "NODE_NAME": node,
-            "ISTIO_META_DNS_CAPTURE": "false",
             "LOG_FORMAT": "json",
             "RUST_LOG": "info,ztunnel::path=debug",
         }
