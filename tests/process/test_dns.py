@@ -34,7 +34,7 @@ def test_server_is_there_before_the_proxy_is_ready(
 ) -> None:
     proxy = launch(ISTIO_META_DNS_CAPTURE=None, ZTUNNEL_RESOLV_CONF=conf)
 
-    assert "Task 'dns proxy' complete" in proxy.log()
+    proxy.wait(lambda: "Task 'dns proxy' complete" in proxy.log(), "the task's line")
     assert len(pod.run(LISTENING).stdout.splitlines()) == 4
     assert "istio_dns" not in proxy.metrics()
 
