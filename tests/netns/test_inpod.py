@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     from ztunnel_py.cli.topology import Pod
 
-PODS = {"cart": "node-a", "web": "node-a", "prices": "node-b", "spare": "node-b"}
+PODS = {
+    **dict.fromkeys(("cart", "web", "shelf"), "node-a"),
+    **dict.fromkeys(("prices", "stock", "spare"), "node-b"),
+}
 VIP = "10.96.0.10"
 
 
@@ -66,15 +69,16 @@ def listening(pod: Pod) -> list[str]:
 
 @pytest.mark.spec("dataplane-57")
 @pytest.mark.parametrize("engine", ["native", "reference"])
+@pytest.mark.parametrize("backend", ["iptables-nft", "iptables-legacy", "nft"])
 def test_pods_of_two_nodes_talk_each_with_its_own_identity(
-    mesh: PodMesh, nodes: tuple[Node, Node], engine: str
+    mesh: PodMesh, nodes: tuple[Node, Node], engine: str, backend: str
 ) -> None:
     first, second = nodes
-    cart, web, prices = (mesh.pod(name) for name in ("cart", "web", "prices"))
-    here = first.serve(cart, web, ZTUNNEL_DATAPLANE=engine)
-    there = second.serve(prices, ZTUNNEL_DATAPLANE=engine)
+    cart, web, shelf, prices, stock, spare = map(mesh.pod, PODS)
+    here = first.serve(cart, web, shelf, backend=backend, ZTUNNEL_DATAPLANE=engine)
+    there = second.serve(prices, stock, spare, backend=backend, ZTUNNEL_DATAPLANE=engine)
 
-    for client in (cart, web):
+    for client in (cart, web, shelf):
         for family in ("ipv4", "ipv6"):
             marks = here.mark(), there.mark()
             target = getattr(prices, family)
@@ -89,15 +93,18 @@ def test_pods_of_two_nodes_talk_each_with_its_own_identity(
             assert peer == getattr(client, family), "the application sees the client"
 
     tunnels = [(one["workload"], one["identity"]) for one in there.admin("/tunnels")]
-    assert sorted(set(tunnels)) == [("prices", spiffe("cart")), ("prices", spiffe("web"))]
+    assert set(tunnels) == {("prices", spiffe(name)) for name in ("cart", "shelf", "web")}
     outbound_tunnels = [one["workload"] for one in here.admin("/tunnels")]
-    assert {outbound_tunnels.count(name) for name in ("cart", "web")} == {2}, "one per family"
+    counts = {name: outbound_tunnels.count(name) for name in ("cart", "shelf", "web")}
+    assert set(counts.values()) == {2}, "one per family"
     with mesh.caller("cart").call(VIP, 80) as call:
         assert call.greeting() == f"prices:{APP_PORT}"
     with mesh.caller("cart").call(web.ipv4) as call:
         assert call.greeting() == f"web:{APP_PORT}"
     identities = {one["identity"] for one in here.admin("/config_dump")["certificates"]}
-    assert identities == {spiffe("cart"), spiffe("web")}
+    assert identities == {spiffe("cart"), spiffe("shelf"), spiffe("web")}
+    for pod in map(mesh.pod, PODS):
+        pod.unenrol()
 
 
 @pytest.mark.spec("ops-60", "ops-74")
