@@ -10,6 +10,7 @@ measures beside the goals, and judges nothing.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -126,6 +127,7 @@ async def measure(directory: str) -> dict[str, Phase]:
     channel = Server.discovery(settings).channel
     session = Session(node(settings))
     client = Client(channel, session, ingest, counts, LoopClock(), tasks)
+    gc.freeze()  # as the program does when it is loaded
     tasks.spawn(client.run())
     tasks.spawn(lag.run())
     for name in ("rest", "push", "reconnect", "churn", "churn"):

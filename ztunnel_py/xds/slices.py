@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ztunnel_py.state.store import Store, Update
 
-SLICE_S = 0.004
+SLICE_S = 0.003
 """Of the 5 ms that nobody may wait: the step that ends a slice takes its time, too."""
 LARGE = 1000
 """From how many steps on what was applied is taken for long-lived."""
