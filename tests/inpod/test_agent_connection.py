@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -218,6 +219,31 @@ async def test_newest_namespace_of_a_pod_is_served(node: Node, netns: int, other
         assert await proxy.ack() == ""
     assert node.proxies.running["1"][1] == os.fstat(other).st_ino
     assert (node.manager.started, node.manager.stopped) == (2, 1)
+
+
+@pytest.mark.spec("redir-60")
+async def test_namespace_of_a_pod_is_not_inherited_and_let_go_with_it(
+    node: Node, netns: int
+) -> None:
+    proxy = await node.meet(snapshot=True)
+    before = descriptors()
+    proxy.add("1", netns, INFO)
+    assert await proxy.ack() == ""
+    _, inode = node.proxies.running["1"]
+    held = [one for one in map(int, os.listdir("/proc/self/fd")) if is_of(one, inode)]
+
+    assert len(held) == 2, "the test's and ours"
+    assert not os.get_inheritable(next(one for one in held if one != netns))
+    proxy.delete("1")
+    assert await proxy.ack() == ""
+    assert descriptors() == before
+
+
+def is_of(descriptor: int, inode: int) -> bool:
+    """The descriptor is open and of that inode."""
+    with contextlib.suppress(OSError):
+        return os.fstat(descriptor).st_ino == inode
+    return False
 
 
 @pytest.mark.spec("ops-67", "ops-73")

@@ -33,6 +33,7 @@ PODS = {
     **dict.fromkeys(("prices", "stock", "spare"), "node-b"),
 }
 VIP = "10.96.0.10"
+SILENCE = "table ip silent { chain c { type filter hook input priority 0; tcp dport 9999 drop; }; }"
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +323,47 @@ def test_metrics_of_the_proxy_can_be_scraped_through_a_tunnel_under_policies(
     assert 'destination_principal="spiffe://cluster.local/ns/istio-system/sa/ztunnel"' in text
     assert 'connection_security_policy="mutual_tls"' in text
     assert refused.data == b""
+
+
+@pytest.mark.spec("redir-46")
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_original_destination_is_asked_for_in_both_families_then_the_own_address_is_taken(
+    mesh: PodMesh, nodes: tuple[Node, Node], engine: str
+) -> None:
+    cart, prices = mesh.pod("cart"), mesh.pod("prices")
+    proxy = nodes[0].serve(cart, ZTUNNEL_DATAPLANE=engine)
+    nodes[1].serve(prices)
+    for target in (prices.ipv4, prices.ipv6):
+        with mesh.caller("cart").call(target) as call:
+            assert call.greeting() == f"prices:{APP_PORT}"
+            (shown,) = proxy.admin("/config_dump")["workloadState"]["cart"]["connections"][
+                "outbound"
+            ]
+            assert shown["originalDst"] == at(target, APP_PORT), "unmapped"
+    cart.unenrol()
+    mark = proxy.mark()
+    with mesh.caller("cart").call("127.0.0.1", 15001) as call:
+        assert call.read().ended in ("fin", "reset")
+    assert mark.line()["dst.addr"] == "127.0.0.1:15001"
+
+
+@pytest.mark.spec("redir-37")
+def test_application_that_does_not_answer_is_given_up_after_ten_seconds(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    web = mesh.pod("web")
+    proxy = nodes[0].serve(web)
+    silent = (
+        "table ip silent { chain in { type filter hook input priority 0; tcp dport 9999 drop; }; }"
+    )
+    web.run(["nft", "-f", "-"], text_in=silent)
+    try:
+        mark = proxy.mark()
+        with mesh.caller("cart").call(web.ipv4, 9999) as call:
+            assert call.read(wait_s=15).ended in ("fin", "reset")
+        line = mark.line()
+        assert "deadline has elapsed" in str(line["error"]) or "timed out" in str(line["error"])
+        assert 9_900 <= float(str(line["duration"]).removesuffix("ms")) < 12_000
+    finally:
+        web.run(["nft", "delete", "table", "ip", "silent"])
+        web.unenrol()
