@@ -102,7 +102,9 @@ def _enroll(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--service-account", default="default", metavar="NAME", help="of the pod (default)"
     )
-    parser.add_argument("--dns", action="store_true", help="capture DNS, too")
+    parser.add_argument(
+        "--dns", action="store_true", help="capture DNS, too; the proxy must have DNS capture on"
+    )
     parser.add_argument(
         "--ingress", action="store_true", help="leave plain TCP from elsewhere to the application"
     )
