@@ -10,6 +10,8 @@
 
 #define BAGGAGE_MOST 8
 
+static const struct addr CALLED = {.ip = {10, 0, 0, 9}, .port = 80, .family = 4};
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 
 static void demand(bool is_so) {
@@ -69,7 +71,7 @@ static void pack(struct text rest, bool has_network) {
     for (unsigned uses = 0; uses <= KEY_USES_ALL; uses++) {
         mask(KEY_INBOUND, key, len, uses);
     }
-    const size_t remote = key_pack_remote(&POD, &request, key, size);
+    const size_t remote = key_pack_remote(&CALLED, &request, key, size);
     demand(remote > 0 && remote <= size);
     mask(KEY_REMOTE, key, remote, KEY_USES_ALL);
     demand(key_pack_request(&request, key, len) == len);
