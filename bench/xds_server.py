@@ -42,6 +42,11 @@ async def main(directory: Path) -> None:
     await stream.opening()
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
         match line:
+            case "first":
+                await stream.push(addresses[0])
+                await stream.accepted()
+                await stream.push(authorizations[0], type_url=AUTHORIZATION)
+                await stream.accepted()
             case "push":
                 await stream.push(*addresses)
                 await stream.accepted()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ssl
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from cryptography import x509
 
 from tests.support.authority import SERVER_AUTH, Authority, Leaf, forged, uris
 from tests.support.client_hello import ClientHello, with_suites
-from tests.support.plane import CLIENT, SERVER, forward, through
+from tests.support.plane import CLIENT, SERVER, WORKLOAD, forward, through
 from tests.support.tls import first_record, tls_context
 from tests.support.wait import until
 from ztunnel_py.dataplane.abc import EngineSettings, Role
@@ -360,3 +361,27 @@ async def test_post_quantum_engine_offers_and_takes_that_and_nothing_else(
 async def test_post_quantum_engine_does_not_start_where_openssl_does_not_know_it() -> None:
     with pytest.raises(StartError, match="X25519MLKEM768 is not known to OpenSSL"):
         NativeEngine().start(EngineSettings(post_quantum=True))
+
+
+# --- beside Python's TLS
+
+
+async def test_new_certificate_does_not_disturb_the_programs_own_tls(serving: Plane) -> None:
+    """What the library has said of a certificate is not taken for a failure of the next read."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = tls_context(None, is_server=False).wrap_bio(to_client, to_server)
+    server = tls_context(serving.certificate, is_server=True, trusts_all=True).wrap_bio(
+        to_server, to_client, server_side=True
+    )
+    for side in (client, server, client, server):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    client.write(b"before")
+    assert server.read() == b"before"
+
+    serving.engine.identity_set(WORKLOAD, serving.certificate)
+
+    with pytest.raises(ssl.SSLWantReadError):
+        server.read()
+    client.write(b"after")
+    assert server.read() == b"after"

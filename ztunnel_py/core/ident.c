@@ -239,6 +239,7 @@ struct ident *ident_create(struct mem *mem, struct text chain_pem, struct text k
     sk_X509_pop_free(chain, X509_free);
     sk_X509_pop_free(roots, X509_free);
     EVP_PKEY_free(key);
+    ERR_clear_error(); /* whose TLS reads next in this thread would take it for its own */
     return ident;
 }
 
