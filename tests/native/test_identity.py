@@ -379,6 +379,7 @@ async def test_new_certificate_does_not_disturb_the_programs_own_tls(serving: Pl
     client.write(b"before")
     assert server.read() == b"before"
 
+    assert serving.certificate is not None
     serving.engine.identity_set(WORKLOAD, serving.certificate)
 
     with pytest.raises(ssl.SSLWantReadError):
