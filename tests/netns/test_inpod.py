@@ -326,12 +326,11 @@ def test_metrics_of_the_proxy_can_be_scraped_through_a_tunnel_under_policies(
 
 
 @pytest.mark.spec("redir-46")
-@pytest.mark.parametrize("engine", ["native", "reference"])
 def test_original_destination_is_asked_for_in_both_families_then_the_own_address_is_taken(
-    mesh: PodMesh, nodes: tuple[Node, Node], engine: str
+    mesh: PodMesh, nodes: tuple[Node, Node]
 ) -> None:
     cart, prices = mesh.pod("cart"), mesh.pod("prices")
-    proxy = nodes[0].serve(cart, ZTUNNEL_DATAPLANE=engine)
+    proxy = nodes[0].serve(cart)
     nodes[1].serve(prices)
     for target in (prices.ipv4, prices.ipv6):
         with mesh.caller("cart").call(target) as call:

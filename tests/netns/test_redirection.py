@@ -98,12 +98,13 @@ def routing(pod: Pod) -> dict[str, tuple[str, str]]:
 
 
 def everything(pod: Pod) -> list[str]:
-    """All rules of both families by all programs, without counters."""
+    """All rules of both families by all programs, without counters and empty tables."""
     text = pod.run(list(LISTED)).stdout
     for backend in IPTABLES:
         for family in FAMILIES.values():
             text += pod.run([f"{program(family, backend)}-save"]).stdout
-    return [line for line in text.splitlines() if line[:1] not in ":#"]
+    rules = "".join(f"{line}\n" for line in text.splitlines() if line[:1] not in ":#")
+    return re.sub(r"^\*\w+\nCOMMIT\n", "", rules, flags=re.MULTILINE).splitlines()
 
 
 def is_clean(pod: Pod) -> bool:
