@@ -285,46 +285,6 @@ def test_missing_capabilities_are_named_at_the_start(
     assert f"PROXY_MODE=shared needs {named}" in proxy.journal.path.read_text()
 
 
-@pytest.mark.spec("ops-105")
-def test_metrics_of_the_proxy_can_be_scraped_through_a_tunnel_under_policies(
-    mesh: PodMesh, nodes: tuple[Node, Node]
-) -> None:
-    cart = mesh.pod("cart")
-    address = "10.77.2.1"  # of node-b, where the proxy runs
-    proxy = {
-        **workload(mesh.pod("spare")),
-        "uid": "the-proxy",
-        "name": "ztunnel-x",
-        "namespace": "istio-system",
-        "serviceAccount": "ztunnel",
-        "workloadIps": [address],
-        "authorizationPolicies": ["istio-system/scrapers"],
-    }
-    scrapers = {
-        "name": "scrapers",
-        "namespace": "istio-system",
-        "scope": "WorkloadSelector",
-        "action": "Allow",
-        "dryRun": False,
-        "rules": [[[{"destinationPorts": [15020]}]]],
-    }
-    mesh.know([workload(cart), proxy], [], [scrapers])
-    nodes[0].serve(cart)
-    nodes[1].serve(POD_NAME="ztunnel-x", POD_NAMESPACE="istio-system", SERVICE_ACCOUNT="ztunnel")
-
-    with mesh.caller("cart").call(address, 15020) as call:
-        call.send(b"GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n")
-        text = call.read().data.decode()
-    with mesh.caller("cart").call(address, 15000) as call:
-        call.send(b"GET /config_dump HTTP/1.0\r\nHost: x\r\n\r\n")
-        refused = call.read()
-
-    assert "istio_build" in text
-    assert 'destination_principal="spiffe://cluster.local/ns/istio-system/sa/ztunnel"' in text
-    assert 'connection_security_policy="mutual_tls"' in text
-    assert refused.data == b""
-
-
 @pytest.mark.spec("redir-46")
 def test_original_destination_is_asked_for_in_both_families_then_the_own_address_is_taken(
     mesh: PodMesh, nodes: tuple[Node, Node]
@@ -366,3 +326,43 @@ def test_application_that_does_not_answer_is_given_up_after_ten_seconds(
     finally:
         web.run(["nft", "delete", "table", "ip", "silent"])
         web.unenrol()
+
+
+@pytest.mark.spec("ops-105")
+def test_metrics_of_the_proxy_can_be_scraped_through_a_tunnel_under_policies(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    cart = mesh.pod("cart")
+    address = "10.77.2.1"  # of node-b, where the proxy runs
+    proxy = {
+        **workload(mesh.pod("spare")),
+        "uid": "the-proxy",
+        "name": "ztunnel-x",
+        "namespace": "istio-system",
+        "serviceAccount": "ztunnel",
+        "workloadIps": [address],
+        "authorizationPolicies": ["istio-system/scrapers"],
+    }
+    scrapers = {
+        "name": "scrapers",
+        "namespace": "istio-system",
+        "scope": "WorkloadSelector",
+        "action": "Allow",
+        "dryRun": False,
+        "rules": [[[{"destinationPorts": [15020]}]]],
+    }
+    mesh.know([workload(cart), proxy], [], [scrapers])
+    nodes[0].serve(cart)
+    nodes[1].serve(POD_NAME="ztunnel-x", POD_NAMESPACE="istio-system", SERVICE_ACCOUNT="ztunnel")
+
+    with mesh.caller("cart").call(address, 15020) as call:
+        call.send(b"GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n")
+        text = call.read().data.decode()
+    with mesh.caller("cart").call(address, 15000) as call:
+        call.send(b"GET /config_dump HTTP/1.0\r\nHost: x\r\n\r\n")
+        refused = call.read()
+
+    assert "istio_build" in text
+    assert 'destination_principal="spiffe://cluster.local/ns/istio-system/sa/ztunnel"' in text
+    assert 'connection_security_policy="mutual_tls"' in text
+    assert refused.data == b""
