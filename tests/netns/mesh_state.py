@@ -45,6 +45,7 @@ BODY = random.Random(7).randbytes(1 << 16)
 DEADLINE_S, START_S = 10.0, 25.0
 _APP = Path(__file__).with_name("app.py")
 _CALLER = Path(__file__).with_name("caller.py")
+_SURGE = Path(__file__).with_name("surge.py")
 _SAMPLE = re.compile(r"istio_tcp_(\w+?)(?:_total)?\{(.*)\} (\d+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _ENDINGS = ("connection complete", "connection failed")
@@ -384,6 +385,22 @@ class Mark:
         return labels, received, sent
 
 
+class Surge(NamedTuple):
+    """Connections that are opened at a steady rate; see `surge.py`."""
+
+    journal: Journal
+
+    def outcomes(self, wait_s: float) -> dict[str, int]:
+        """How many ended how, once all have."""
+
+        def ends() -> list[Event]:
+            return [event for event in self.journal.events() if event["event"] == "done"]
+
+        wait(lambda: bool(ends()), "the end", wait_s)
+        (done,) = ends()
+        return dict(done["outcomes"])
+
+
 class PodMesh:
     """Nodes, pods and what runs in them, from `with` to the end of its block."""
 
@@ -461,6 +478,16 @@ class PodMesh:
         self.apps[name] = Journal(path)
         awaited(self.apps[name], program, "event", "ready")
         return program
+
+    def surge(self, source: str, target: str, rate: int, seconds: int) -> Surge:
+        """New connections from a pod to another's application, of which the first has passed."""
+        path = self.folder / f"surge-{source}"
+        argv = [sys.executable, str(_SURGE), self.ip(target), str(APP_PORT), str(rate)]
+        with path.open("w") as out:
+            program = self.pod(source).popen([*argv, str(seconds)], stdout=out, stderr=out)
+        journal = Journal(path)
+        awaited(journal, program, "event", "going")
+        return Surge(journal)
 
     def run_envoy(self, name: str, config: Entry, argv: Callable[[Path], list[str]]) -> None:
         """Starts an Envoy in a pod and returns when it listens on 15008."""

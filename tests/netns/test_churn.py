@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import operator
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.netns import surge
-from tests.netns.mesh_state import APP_PORT, PodMesh, awaited, wait, workload
+from tests.netns.mesh_state import APP_PORT, PodMesh, wait, workload
 from tests.netns.node import Node
-from ztunnel_py.cli.demo_mesh import Journal
 from ztunnel_py.cli.topology import NETNS_DIR
 
 if TYPE_CHECKING:
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     from tests.netns.mesh_state import Proxy
 
 PODS = {"comes": "node-a", "stays": "node-a", "server": "node-b"}
-WARM_UP, ROUNDS = 3, 12
+WARM_UP, ROUNDS = 15, 12
 RATE, SECONDS = 100, 8
 PATIENCE_S = 30.0
 
@@ -77,17 +74,13 @@ def test_pods_that_come_and_go_under_load_leave_nothing(mesh: PodMesh, engine: s
                 assert here.agent.delete(f"uid-{number}") == ""
                 assert call.read().ended in ("fin", "reset")
 
-        journal = surging(mesh)
+        surge = mesh.surge("stays", "server", RATE, SECONDS)
         for number in range(WARM_UP):
             live(number)
-        for number in range(WARM_UP, WARM_UP + ROUNDS):
-            live(number)
-        wait(lambda: any(e["event"] == "done" for e in journal.events()), "the end", PATIENCE_S)
 
-        (done,) = (e for e in journal.events() if e["event"] == "done")
-        assert done["outcomes"] == {"ok": RATE * SECONDS + 1}
+        assert surge.outcomes(PATIENCE_S) == {"ok": RATE * SECONDS + 1}
         before = [at_rest(one) for one in (proxy, other)]
-        for number in range(WARM_UP + ROUNDS, WARM_UP + 2 * ROUNDS):
+        for number in range(WARM_UP, WARM_UP + ROUNDS):
             live(number)
 
         for one, then in zip((proxy, other), before, strict=True):
@@ -99,14 +92,3 @@ def at_rest(proxy: Proxy) -> Held:
     """What a proxy holds when all connections are over."""
     wait(lambda: proxy.admin("/connections") == [], "all connections to end")
     return held(proxy)
-
-
-def surging(mesh: PodMesh) -> Journal:
-    """Connections of the pod that stays, that have begun."""
-    path = mesh.folder / "surge"
-    argv = [sys.executable, str(Path(surge.__file__)), mesh.ip("server"), str(APP_PORT)]
-    with path.open("w") as out:
-        program = mesh.pod("stays").popen([*argv, str(RATE), str(SECONDS)], stdout=out, stderr=out)
-    journal = Journal(path)
-    awaited(journal, program, "event", "going")
-    return journal

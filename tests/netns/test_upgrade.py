@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import signal
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.netns import surge
-from tests.netns.mesh_state import APP_PORT, PodMesh, awaited, wait, workload
+from tests.netns.mesh_state import APP_PORT, PodMesh, workload
 from tests.netns.node import Node
-from ztunnel_py.cli.demo_mesh import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,23 +53,10 @@ def test_nobody_is_refused_while_a_proxy_is_replaced(
     ):
         elsewhere.serve(mesh.pod("server" if other == "node-b" else "client"))
         old = before.serve(pod, ZTUNNEL_DATAPLANE=engine)
-        journal = surging(mesh, source)
+        surge = mesh.surge(source, "server", RATE, SECONDS)
 
         after.serve(pod, ZTUNNEL_DATAPLANE=engine)
         old.program.send_signal(signal.SIGTERM)
 
         assert old.program.wait(DEADLINE_S) == 0
-        wait(lambda: any(e["event"] == "done" for e in journal.events()), "the end", DEADLINE_S)
-        (done,) = (e for e in journal.events() if e["event"] == "done")
-        assert done["outcomes"] == {"ok": RATE * SECONDS + 1}
-
-
-def surging(mesh: PodMesh, source: str) -> Journal:
-    """Connections from a pod to the server, that have begun."""
-    path = mesh.folder / f"surge-{source}"
-    argv = [sys.executable, str(Path(surge.__file__)), mesh.ip("server"), str(APP_PORT)]
-    with path.open("w") as out:
-        program = mesh.pod(source).popen([*argv, str(RATE), str(SECONDS)], stdout=out, stderr=out)
-    journal = Journal(path)
-    awaited(journal, program, "event", "going")
-    return journal
+        assert surge.outcomes(DEADLINE_S) == {"ok": RATE * SECONDS + 1}
