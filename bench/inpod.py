@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench import gauges
 from bench.compare import build
 from bench.lane import ECHO_PORT, ONCE_PORT, PROGRAMS, last_words
+from ztunnel_py import netns
 from ztunnel_py.agent import control
 from ztunnel_py.cli.topology import NETNS_DIR, REPOSITORY, Mesh, stop
-from ztunnel_py.netns import Netns, open_socket
+from ztunnel_py.netns import open_socket
 
 if TYPE_CHECKING:
     import subprocess
@@ -301,12 +302,8 @@ def _path(space: Namespace) -> str:
     return f"{NETNS_DIR}/{space.netns}"
 
 
-def _netns(space: Namespace) -> Netns:
-    descriptor = os.open(_path(space), os.O_RDONLY)
-    try:
-        return Netns(descriptor)
-    finally:
-        os.close(descriptor)
+def _netns(space: Namespace) -> netns.Netns:
+    return netns.at(_path(space))
 
 
 def _files(pid: int) -> int:

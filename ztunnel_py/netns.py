@@ -66,7 +66,16 @@ def current() -> Netns:
     Raises:
         OSError: the kernel does not tell.
     """
-    descriptor = os.open(_HOME, os.O_RDONLY | os.O_CLOEXEC)
+    return at(_HOME)
+
+
+def at(path: str) -> Netns:
+    """What is at a path, mostly a namespace: `is_network` tells.
+
+    Raises:
+        OSError: nothing is there, or it may not be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return Netns(descriptor)
     finally:
@@ -85,10 +94,13 @@ def open_socket(netns: Netns | None, family: int, kind: int) -> socket.socket:
         return socket.socket(family, kind)
 
 
-def has_ipv6_loopback(netns: Netns) -> bool:
-    """Whether `::1` can be bound in a namespace; where the kernel does not tell, it is assumed."""
+def has_ipv6_loopback(netns: Netns | None) -> bool:
+    """Whether `::1` can be bound in a namespace; None: in ours.
+
+    Where the kernel does not tell, it is assumed.
+    """
     try:
-        with inside(netns):
+        with contextlib.nullcontext() if netns is None else inside(netns):
             return _IPV6_OFF_ON_LOOPBACK.read_text().strip() != "1"
     except OSError:
         return True

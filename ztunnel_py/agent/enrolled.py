@@ -12,13 +12,15 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ztunnel_py import netns as namespaces
 from ztunnel_py.errors import StartError
-from ztunnel_py.netns import Netns
 from ztunnel_py.state.workload import WorkloadInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from ztunnel_py.netns import Netns
 
 VERSION = 1
 
@@ -43,13 +45,9 @@ class Place:
             NetnsError: it stands for none.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            netns = namespaces.at(path)
         except OSError as error:
             raise NetnsError(f"{path}: {error.strerror}") from error
-        try:
-            netns = Netns(descriptor)
-        finally:
-            os.close(descriptor)
         if not netns.is_network():
             raise NetnsError(f"{path} is not a network namespace")
         found = os.fstat(netns.fileno())

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ztunnel_py.redirection import apply, choice, host
 from ztunnel_py.redirection.addresses import addresses_of
-from ztunnel_py.redirection.host_iptables import Ipsets, has_address_set
+from ztunnel_py.redirection.host_iptables import Ipsets
 from ztunnel_py.redirection.host_nft import NftSets
 from ztunnel_py.redirection.iptables import Iptables
 from ztunnel_py.redirection.kubelet import kubelet_uid
 from ztunnel_py.redirection.plan import Family, pod_plan
-from ztunnel_py.redirection.programs import call_inside
 from ztunnel_py.redirection.settings import node_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ztunnel_py.netns import Netns
-    from ztunnel_py.redirection.choice import Backend
     from ztunnel_py.redirection.plan import Plan
 
 
@@ -48,7 +46,8 @@ class Rules:
             RedirectionError: they could not be installed.
         """
         plan = self._plan(options)
-        apply.apply(plan, self._programs(netns, plan), netns)
+        backend = choice.choose_for(netns, self._backend, self._environ, plan.families)
+        apply.apply(plan, backend, netns)
 
     def remove(self, netns: Netns) -> None:
         """As `agent.Redirection`.
@@ -68,17 +67,6 @@ class Rules:
             )
         )
 
-    def _programs(self, netns: Netns | None, plan: Plan) -> Backend:
-        return call_inside(
-            netns,
-            lambda: choice.choose(
-                self._backend,
-                self._environ,
-                plan.families,
-                has_probe_set=self._backend == "nft" and has_address_set(),
-            ),
-        )
-
 
 class Probes:
     """Lets what this machine itself sends to its pods pass by the proxy, as health checks must."""
@@ -93,7 +81,7 @@ class Probes:
         options = node_options(environ)
         families = tuple(Family) if options.has_ipv6 else (Family.IPV4,)
         node = host.Node(families, options.probe_v4, options.probe_v6)
-        programs = choice.choose(backend, environ, families, has_probe_set=has_address_set())
+        programs = choice.choose_for(None, backend, environ, families)
         self._sets: Ipsets | NftSets = (
             Ipsets(node, programs)
             if isinstance(programs, Iptables)

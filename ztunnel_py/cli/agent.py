@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztunnel_py.agent import control
+from ztunnel_py.cli import capture
 from ztunnel_py.cli.live import table
 from ztunnel_py.errors import StartError
-from ztunnel_py.redirection import choice
-from ztunnel_py.redirection.plan import PlanError
-from ztunnel_py.redirection.programs import RedirectionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +54,8 @@ def main(command: str, argv: Sequence[str]) -> int:
 
 
 def _agent(argv: Sequence[str]) -> int:
+    from ztunnel_py.redirection import choice  # orders to the agent need none of it
+
     parser = _parser(
         "agent",
         "Tells a proxy in shared mode of pods, and redirects their traffic. What is enrolled stays "
@@ -77,6 +77,8 @@ def _agent(argv: Sequence[str]) -> int:
 
     from ztunnel_py.agent.redirection import Probes, Rules
     from ztunnel_py.agent.run import Paths, run
+    from ztunnel_py.redirection.plan import PlanError
+    from ztunnel_py.redirection.programs import RedirectionError
     from ztunnel_py.telemetry.log import close, configure
 
     configure("info", is_json=False)
@@ -105,16 +107,7 @@ def _enroll(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--dns", action="store_true", help="capture DNS, too; the proxy must have DNS capture on"
     )
-    parser.add_argument(
-        "--ingress", action="store_true", help="leave plain TCP from elsewhere to the application"
-    )
-    parser.add_argument(
-        "--virtual-interface",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="what comes in by this interface goes out by the proxy; may be repeated",
-    )
+    capture.add_options(parser)
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     options = parser.parse_args(argv)
     found = _ask(

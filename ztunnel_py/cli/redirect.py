@@ -9,16 +9,17 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ztunnel_py.netns import Netns
+from ztunnel_py import netns
+from ztunnel_py.cli import capture
 from ztunnel_py.redirection import apply, choice, scripts
-from ztunnel_py.redirection.host_iptables import has_address_set
 from ztunnel_py.redirection.plan import PlanError, pod_plan
-from ztunnel_py.redirection.programs import RedirectionError, call_inside
+from ztunnel_py.redirection.programs import RedirectionError
 from ztunnel_py.redirection.settings import has_ipv6, node_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ztunnel_py.netns import Netns
     from ztunnel_py.redirection.choice import Backend
     from ztunnel_py.redirection.plan import Options, Plan
 
@@ -38,11 +39,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     try:
         plan = pod_plan(_options(arguments, environ))
         where = _namespace(arguments)
-        has_set = arguments.backend == "nft" and has_address_set()
-        backend = call_inside(
-            where,
-            lambda: choice.choose(arguments.backend, environ, plan.families, has_probe_set=has_set),
-        )
+        backend = choice.choose_for(where, arguments.backend, environ, plan.families)
         return _ACTIONS[_verb(arguments)](plan, backend, where)
     except (PlanError, RedirectionError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -82,16 +79,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         default=has_ipv6(),
         help="both families (if the kernel has IPv6)",
     )
-    parser.add_argument(
-        "--ingress", action="store_true", help="leave plain TCP from elsewhere to the application"
-    )
-    parser.add_argument(
-        "--virtual-interface",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="what comes in by this interface goes out by the proxy; may be repeated",
-    )
+    capture.add_options(parser)
 
 
 def _options(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
@@ -110,13 +98,9 @@ def _namespace(arguments: argparse.Namespace) -> Netns | None:
     if not path:
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return netns.at(path)
     except OSError as error:
         raise RedirectionError(f"cannot open the namespace {path}: {error.strerror}") from error
-    try:
-        return Netns(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _verb(arguments: argparse.Namespace) -> str:

@@ -17,6 +17,7 @@ from ztunnel_py.dns.proxy import DnsProxy
 from ztunnel_py.dns.resolver import HOSTS, read_hosts
 from ztunnel_py.dns.server import Server
 from ztunnel_py.dns.sockets import Sockets
+from ztunnel_py.state.address import SockAddr, parse_ip
 from ztunnel_py.tasks import Tasks
 from ztunnel_py.telemetry.log import Display, logger
 
@@ -86,7 +87,7 @@ class Servers:
         self._servers[workload] = server
         for stream in server.streams:
             host, port = stream.address
-            fields = {"address": Display(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")}
+            fields = {"address": Display(str(SockAddr(parse_ip(host), port)))}
             log.info("starting local DNS server", {**fields, "component": "dns"})
         return proxy.resolve
 

@@ -7,23 +7,25 @@
     legacy     iptables-legacy
     nft        nftables, unless the node is used to the iptables way
 
-All functions work in the namespace of the calling thread. Source: spec redirection, sections 2.8
-and 3.1. Nothing is tried out: a trial rule makes the legacy kind look used, and the next choice
-another one.
+All functions but `choose_for` work in the namespace of the calling thread. Nothing is tried out: a
+trial rule makes the legacy kind look used, and the next choice another one. Source: spec
+redirection, sections 2.8 and 3.1.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ztunnel_py.redirection.host_iptables import has_address_set
 from ztunnel_py.redirection.iptables import Iptables, has_legacy_rules
 from ztunnel_py.redirection.nftables import Nftables
-from ztunnel_py.redirection.programs import RedirectionError, package
+from ztunnel_py.redirection.programs import RedirectionError, call_inside, package
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ztunnel_py.netns import Netns
     from ztunnel_py.redirection.plan import Family
 
 NAMES = ("auto", "iptables", "legacy", "nft")
@@ -75,6 +77,18 @@ def choose(
     kinds = [Iptables(variant) for variant in ("nft", "", "legacy")]
     usual = [*kinds, Nftables()] if name == "auto" else kinds
     return next((one for one in usual if one in found), None) or _installed(Iptables(""))
+
+
+def choose_for(
+    where: Netns | None, name: str, environ: Mapping[str, str], families: Iterable[Family]
+) -> Backend:
+    """The programs for the pod `where`, called in the node's namespace, which has the ipset.
+
+    Raises:
+        RedirectionError: as `choose`, or the namespace cannot be entered.
+    """
+    has_set = name == "nft" and has_address_set()
+    return call_inside(where, lambda: choose(name, environ, families, has_probe_set=has_set))
 
 
 def _installed(backend: Backend) -> Backend:

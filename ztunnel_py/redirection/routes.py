@@ -12,12 +12,12 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from ztunnel_py.netns import has_ipv6_loopback
 from ztunnel_py.redirection.difference import Difference
 from ztunnel_py.redirection.plan import REPLY_MARK, Family
 from ztunnel_py.redirection.programs import RedirectionError
@@ -33,7 +33,6 @@ _FAMILY = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _LO = 1
 """The kernel gives `lo` this index in every namespace."""
 _LOCAL, _HOST_SCOPE = 2, 254
-_DISABLED = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 
 _HINTS = {
     errno.EPERM: "; CAP_NET_ADMIN is needed in the pod",
@@ -111,10 +110,7 @@ def _is_possible(piece: Piece) -> bool:
     """The kernel refuses a route by `lo` where that has no IPv6; all else works without it."""
     if piece.is_rule or piece.family is Family.IPV4:
         return True
-    try:
-        return _DISABLED.read_text().strip() != "1"
-    except OSError:
-        return True
+    return has_ipv6_loopback(None)
 
 
 def _is_there(kernel: IPRoute, piece: Piece) -> bool:
