@@ -35,7 +35,8 @@ from ztunnel_py.decide.verdict import Action
 from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.state.address import SockAddr
 from ztunnel_py.state.store import Store
-from ztunnel_py.xds import decode, local, slices
+from ztunnel_py.xds import decode, local
+from ztunnel_py.xds.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -213,7 +214,7 @@ def _push(count: int) -> tuple[int, int]:
     gc.freeze()
 
     async def push() -> tuple[int, int]:
-        applying = asyncio.ensure_future(slices.apply(store, map(decode.address, payloads)))
+        applying = asyncio.ensure_future(Slices(store).apply(map(decode.address, payloads)))
         begin = before = time.process_time_ns()
         longest = 0
         while not applying.done():

@@ -42,12 +42,13 @@ from ztunnel_py.telemetry import metrics, queries
 from ztunnel_py.telemetry.access_log import AccessLog, wants_opened
 from ztunnel_py.telemetry.log import Display, logger
 from ztunnel_py.version import BuildInfo
-from ztunnel_py.xds import local, slices
+from ztunnel_py.xds import local
 from ztunnel_py.xds.client import Client
 from ztunnel_py.xds.counts import Counts
 from ztunnel_py.xds.ingest import Ingest
 from ztunnel_py.xds.node import node
 from ztunnel_py.xds.session import Session
+from ztunnel_py.xds.slices import Slices
 
 if TYPE_CHECKING:
     from ztunnel_py.admin.dump import Json
@@ -93,7 +94,7 @@ async def serve(config: Config) -> None:
     await ready.open()
     store = Store(config.node_name or "")
     static = local.load(str(config.local_xds_path or ""), config.local_xds or "")
-    await slices.apply(store, static.updates)
+    await Slices(store).apply(static.updates)
     heard = Counts()
     discovery = _discovery(config, store, heard, clock, tasks)
     authority = source.chosen(config, clock, tasks)

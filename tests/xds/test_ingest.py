@@ -287,7 +287,7 @@ async def test_what_a_large_response_brought_is_not_collected_over_and_over() ->
     steps: Iterator[Update | None] = iter(updates)
     before = gc.get_freeze_count()
 
-    await slices.apply(store := Store(), steps)
+    await slices.Slices(store := Store()).apply(steps)
 
     assert sum(1 for _ in store.workloads()) == slices.LARGE
     assert gc.get_freeze_count() > before + slices.LARGE

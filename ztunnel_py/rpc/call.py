@@ -28,8 +28,8 @@ MOST_BYTES = 200 << 20
 """Of one received message."""
 _HEAD = 5
 """Bytes before each message: a flag (1 is compressed) and the length."""
-_PIECE = 1 << 20
-"""What is read or sent of a message in one turn of the loop."""
+_PIECE = 1 << 17
+"""Bytes of a message that are read or sent in one turn of the loop."""
 _OK = "200"
 _HTTP_STATUS = {
     "400": Status.INTERNAL,
@@ -53,22 +53,21 @@ class Call:
         self._waits = waits
         self._is_answered = False
 
-    async def send(self, message: bytes, *, end: bool = False) -> None:
-        """Sends a message, waiting for room; `end` says that it is the last.
+    async def send(self, *parts: bytes, end: bool = False) -> None:
+        """Sends a message in parts, waiting for room; `end` says that it is the last message.
 
         What a server does not want any more is dropped: `receive` tells how the call ended.
 
         Raises:
             RpcError: the connection is lost; OpenError if there was no answer before.
         """
-        head = b"\0" + len(message).to_bytes(_HEAD - 1)
+        head = b"\0" + sum(map(len, parts)).to_bytes(_HEAD - 1)
+        *pieces, last = _pieces(head, *parts)
         with self._errors(), contextlib.suppress(StreamClosedError), self._waits.sending:
-            data = head + message
-            for at in range(0, len(data), _PIECE):
-                if at:
-                    await asyncio.sleep(0)
-                is_last = at + _PIECE >= len(data)
-                await self._stream.send_data(data[at : at + _PIECE], end_stream=end and is_last)
+            for piece in pieces:
+                await self._stream.send_data(piece)
+                await asyncio.sleep(0)
+            await self._stream.send_data(last, end_stream=end)
 
     async def receive(self) -> bytes | None:
         """The next message; None when the server has ended the call in order.
@@ -180,6 +179,15 @@ async def opened(connection: Connection, headers: Sequence[tuple[str, str]]) -> 
     assert stream.id is not None
     stream.buffer = Buffer(partial(connection.acknowledge, stream.id))
     return Call(stream, release, waits)
+
+
+def _pieces(head: bytes, *parts: bytes) -> Iterator[bytes]:
+    """A message cut into pieces that are sent quickly; the head comes with the first."""
+    for part in parts or (b"",):
+        yield head + part[: _PIECE - len(head)]
+        for at in range(_PIECE - len(head), len(part), _PIECE):
+            yield part[at : at + _PIECE]
+        head = b""
 
 
 def _check(connection: Connection) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ztunnel_py.state.service import CidrVip, Ports, Service
     from ztunnel_py.state.workload import NamespacedHostname, Workload, WorkloadInfo
 
+    Memberships = Mapping[NamespacedHostname, Ports]
 
 DERIVED_MAX = 256
 """What may be kept with the members of a service: a few hundred clients of one node use it."""
@@ -50,7 +51,7 @@ class WorkloadUpdate(NamedTuple):
     """A workload is new or has changed."""
 
     workload: Workload
-    ports: Mapping[NamespacedHostname, Ports]
+    ports: Memberships
     """The services it is an endpoint of, and its own port mapping in each."""
 
 
@@ -139,10 +140,9 @@ class Store:
         self._policies_version = 0
         self._local_version = 0
         self._listeners: list[Callable[[Change], None]] = []
-        self._workloads: dict[str, Workload] = {}
+        self._workloads: dict[str, tuple[Workload, Memberships]] = {}
         self._by_address: dict[NetworkAddress, tuple[Workload, ...]] = {}
         self._by_identity: dict[tuple[str, str], dict[str, Workload]] = {}
-        self._memberships: dict[str, Mapping[NamespacedHostname, Ports]] = {}
         self._endpoints: dict[NamespacedHostname, dict[str, Endpoint]] = {}
         self._written: dict[str, set[NamespacedHostname]] = {}
         self._members: dict[NamespacedHostname, Members] = {}
@@ -166,7 +166,6 @@ class Store:
         twin._workloads = dict(self._workloads)
         twin._by_address = dict(self._by_address)
         twin._by_identity = {key: dict(found) for key, found in self._by_identity.items()}
-        twin._memberships = dict(self._memberships)
         twin._endpoints = {key: dict(found) for key, found in self._endpoints.items()}
         twin._written = {uid: set(found) for uid, found in self._written.items()}
         twin._services = dict(self._services)
@@ -251,10 +250,10 @@ class Store:
             case PolicyRemoval(key):
                 return Change.POLICY if self._drop_policy(key) else Change.NONE
 
-    def _put_workload(self, new: Workload, ports: Mapping[NamespacedHostname, Ports]) -> Change:
+    def _put_workload(self, new: Workload, ports: Memberships) -> Change:
         uid = new.uid
         old = self._drop_workload(uid) if uid in self._workloads else None
-        self._workloads[uid] = new
+        self._workloads[uid] = new, ports
         for address in _addresses(new):
             found = self._by_address.setdefault(address, only := (new,))
             if found is not only:
@@ -263,7 +262,6 @@ class Store:
             key = (new.namespace, new.service_account)
             self._by_identity.setdefault(key, {})[uid] = new
             self._local_version += 1
-        self._memberships[uid] = ports
         for service, mapping in ports.items():
             self._endpoints.setdefault(service, {})[uid] = Endpoint(uid, mapping, new.health)
         self._new_members(ports, uid)
@@ -283,9 +281,10 @@ class Store:
         return (w.name, w.namespace, w.service_account, w.trust_domain, w.authorization_policies)
 
     def _drop_workload(self, uid: str) -> Workload | None:
-        old = self._workloads.pop(uid, None)
-        if old is None:
+        found = self._workloads.pop(uid, None)
+        if found is None:
             return None
+        old, memberships = found
         for address in _addresses(old):
             rest = tuple(w for w in self._by_address.get(address, ()) if w.uid != uid)
             _set_or_drop(self._by_address, address, rest)
@@ -294,7 +293,6 @@ class Store:
             self._by_identity[key].pop(uid)
             _set_or_drop(self._by_identity, key, self._by_identity[key])
             self._local_version += 1
-        memberships = self._memberships.pop(uid)
         for service in memberships:
             self._endpoints[service].pop(uid, None)
             _set_or_drop(self._endpoints, service, self._endpoints[service])
@@ -360,7 +358,8 @@ class Store:
 
     def workload(self, uid: str) -> Workload | None:
         """The workload of this uid."""
-        return self._workloads.get(uid)
+        found = self._workloads.get(uid)
+        return None if found is None else found[0]
 
     def workload_at(self, address: NetworkAddress) -> Workload | None:
         """The workload found at `address`; never one on its node's network."""
@@ -380,13 +379,14 @@ class Store:
         """Some workload of this node has this account."""
         return (namespace, service_account) in self._by_identity
 
-    def memberships(self, uid: str) -> Mapping[NamespacedHostname, Ports]:
+    def memberships(self, uid: str) -> Memberships:
         """The services that the workload `uid` is an endpoint of, with its own port mappings."""
-        return self._memberships.get(uid, {})
+        found = self._workloads.get(uid)
+        return {} if found is None else found[1]
 
     def workloads(self) -> Iterator[Workload]:
         """All workloads, in no order."""
-        return iter(self._workloads.values())
+        return (workload for workload, _ in self._workloads.values())
 
     # --- services
 
@@ -450,7 +450,7 @@ class Store:
         return found
 
     def _pairs(self, service: Service) -> tuple[tuple[Endpoint, Workload], ...]:
-        pairs = ((e, self._workloads.get(e.workload_uid)) for e in self.endpoints(service))
+        pairs = ((e, self.workload(e.workload_uid)) for e in self.endpoints(service))
         return tuple((e, w) for e, w in pairs if w is not None)
 
     def all_endpoints(self, service: Service) -> Iterator[Endpoint]:
@@ -481,7 +481,7 @@ class Store:
         if (service := self._services.get(destination)) is not None:
             return service
         ns, hostname = destination
-        named = (w for w in self._workloads.values() if w.hostname == hostname)
+        named = (w for w in self.workloads() if w.hostname == hostname)
         return next((w for w in named if w.namespace == ns), None)
 
     # --- policies

@@ -118,7 +118,7 @@ class Client:
             for part in wire.request_parts(request, versions):
                 parts.append(part)
                 await asyncio.sleep(0)
-            await call.send(b"".join(parts))
+            await call.send(*parts)
         self._call = call
         for request in self._unsent:
             await self._send(call, request)

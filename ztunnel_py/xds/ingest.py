@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from ztunnel_py.state.store import PolicyRemoval, ServiceRemoval, WorkloadRemoval
 from ztunnel_py.state.workload import NamespacedHostname
 from ztunnel_py.telemetry.log import logger
-from ztunnel_py.xds import decode, slices, wire
+from ztunnel_py.xds import decode, wire
 from ztunnel_py.xds.counts import add
 from ztunnel_py.xds.decode import ResourceError
 from ztunnel_py.xds.session import ADDRESS, AUTHORIZATION, TYPES, Outcome
+from ztunnel_py.xds.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -39,7 +40,7 @@ class Ingest:
     ) -> None:
         self._store = store
         self._counts = counts
-        self._now = now
+        self._slices = Slices(store, now)
 
     async def take(
         self,
@@ -54,16 +55,16 @@ class Ingest:
             MalformedError: it cannot be read; what could be is applied.
         """
         taken = _Taking(self._store, memoryview(payload))
-        await slices.apply(self._store, taken.read_head(), self._now)
+        await self._slices.apply(taken.read_head())
         outcome = taken.outcome
         url = outcome.type_url if outcome.type_url in TYPES else "unknown"
         if url == "unknown":
             log.error("unknown type", {"type_url": outcome.type_url})
         add(self._counts.messages, url)
-        await slices.apply(self._store, taken.updates(), self._now)
+        await self._slices.apply(taken.updates())
         add(self._counts.message_bytes, url, taken.payload_bytes)
-        await slices.apply(self._store, taken.removals(), self._now)
-        await slices.apply(self._store, taken.absences(replaced(outcome.type_url)), self._now)
+        await self._slices.apply(taken.removals())
+        await self._slices.apply(taken.absences(replaced(outcome.type_url)))
         return outcome
 
 

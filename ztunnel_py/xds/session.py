@@ -113,7 +113,10 @@ class Session:
         answer = DeltaDiscoveryRequest(type_url=outcome.type_url, response_nonce=outcome.nonce)
         known = self._known.get(outcome.type_url)
         if known is not None:
-            known.update(outcome.accepted)
+            if known:
+                known.update(outcome.accepted)
+            else:  # the first response may have very many: to copy them would take long
+                known = self._known[outcome.type_url] = outcome.accepted
             for name in outcome.removed:
                 known.pop(name, None)
             self._complete.discard(outcome.type_url)

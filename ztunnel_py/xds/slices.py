@@ -20,32 +20,50 @@ if TYPE_CHECKING:
 SLICE_S = 0.003
 """Of the 5 ms that nobody may wait: the step that ends a slice takes its time, too."""
 LARGE = 1000
-"""From how many steps on what was applied is taken for long-lived."""
+"""After how many steps what they brought is taken for long-lived."""
 
 
-async def apply(
-    store: Store, steps: Iterable[Update | None], now: Callable[[], float] = time.monotonic
-) -> None:
-    """Applies what `steps` yields; None is a step that was work but changes nothing.
+class Slices:
+    """Applies updates to one store.
 
-    `now` gives the seconds of a monotonic clock.
+    Args:
+        now: seconds of a monotonic clock.
     """
-    left = iter(steps)
-    count, is_over = 0, False
 
-    def one() -> Iterator[Update]:
-        nonlocal count, is_over
-        ends_at = now() + SLICE_S
-        for step in left:
-            count += 1
-            if step is not None:
-                yield step
-            if now() >= ends_at:
-                return
-        is_over = True
+    def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._now = now
+        self._n_young = 0
 
-    while not is_over:
-        store.apply(one())
-        if count >= LARGE:
-            gc.freeze()  # else collections walk everything that is known, ever longer
-        await asyncio.sleep(0)
+    async def apply(self, steps: Iterable[Update | None]) -> None:
+        """Applies what `steps` yields; None is a step that was work but changes nothing."""
+        left = iter(steps)
+        is_over = False
+
+        def one() -> Iterator[Update]:
+            nonlocal is_over
+            ends_at = self._now() + SLICE_S
+            for step in left:
+                self._n_young += 1
+                if step is not None:
+                    yield step
+                if self._now() >= ends_at:
+                    return
+            is_over = True
+
+        while not is_over:
+            self._store.apply(one())
+            await asyncio.sleep(0)
+            if self._n_young >= LARGE:
+                self._settle()
+                await asyncio.sleep(0)
+
+    def _settle(self) -> None:
+        """Spares later collections what has come.
+
+        Python counts new objects less those that went, whatever their age. In a state that changes
+        without growing it would count for long, and then collect very much at once.
+        """
+        gc.collect(1)
+        gc.freeze()
+        self._n_young = 0
