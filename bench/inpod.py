@@ -197,13 +197,13 @@ def measure_enrolment(node: Node) -> Iterator[Row]:
     """Enrols the same pod again and again; between, it has its plain network."""
     took = []
     with node.agent() as agent, node.proxy("shared"):
-        _await(lambda: control.command(agent, {"do": "enrolled"})["proxies"] == 1)
+        _await(lambda: control.command(agent, "enrolled")["proxies"] == 1)
         for _ in range(ENROLMENTS):
             began = time.perf_counter()
-            _order(agent, "enroll", "client", _path(node.pod))
+            _enroll(agent, "client", _path(node.pod))
             node.carry_byte(node.pod)
             took.append(time.perf_counter() - began)
-            control.command(agent, {"do": "unenroll", "uid": "bench/client"})
+            control.command(agent, "unenroll", {"uid": "bench/client"})
     took.sort()
     note = f"p90 {took[int(len(took) * 0.9)] * 1e3:.1f}, of {ENROLMENTS}"
     yield Row("enrol, p50", statistics.median(took) * 1e3, "ms", 40, note)
@@ -215,10 +215,10 @@ def measure_pods(node: Node, paths: Sequence[str]) -> Iterator[Row]:
     with node.agent() as agent:
         with node.proxy("shared") as proxy:
             _await(node.is_ready)
-            _order(agent, "enroll", "pod-0", paths[0])
+            _enroll(agent, "pod-0", paths[0])
             before, files = gauges.memory(proxy.pid).resident, _files(proxy.pid)
             for i, path in enumerate(paths[1:], start=1):
-                _order(agent, "enroll", f"pod-{i}", path)
+                _enroll(agent, f"pod-{i}", path)
             grown = gauges.memory(proxy.pid).resident - before
             more = (_files(proxy.pid) - files) / (n - 1)
             allowed = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)[0]
@@ -226,12 +226,12 @@ def measure_pods(node: Node, paths: Sequence[str]) -> Iterator[Row]:
                 f"{files} without pods, {allowed} allowed: {(allowed - files) / more:,.0f} pods"
             )
         with node.proxy("shared"):
-            _await(lambda: control.command(agent, {"do": "enrolled"})["proxies"] == 1, 0.001)
+            _await(lambda: control.command(agent, "enrolled")["proxies"] == 1, 0.001)
             began = time.perf_counter()
             _await(node.is_ready, 0.001)
             took = time.perf_counter() - began
         for i in range(n):
-            control.command(agent, {"do": "unenroll", "uid": f"bench/pod-{i}"})
+            control.command(agent, "unenroll", {"uid": f"bench/pod-{i}"})
     yield Row(f"snapshot of {n}", took, "s", 5 * n / PODS)
     yield Row("memory of a pod", grown / (n - 1) / 1024, "KiB", 96)
     yield Row("descriptors of a pod", more, "", 8, budget)
@@ -244,10 +244,10 @@ def compare(node: Node) -> Iterator[Row]:
     node.lone.enrol()
     for _ in range(TURNS):
         with node.agent() as agent, node.proxy("shared") as proxy:
-            _await(lambda: control.command(agent, {"do": "enrolled"})["proxies"] == 1)
-            _order(agent, "enroll", "client", _path(node.pod))
+            _await(lambda: control.command(agent, "enrolled")["proxies"] == 1)
+            _enroll(agent, "client", _path(node.pod))
             _connect(node, node.pod, proxy, cpu["shared"], p50["shared"])
-            control.command(agent, {"do": "unenroll", "uid": "bench/client"})
+            control.command(agent, "unenroll", {"uid": "bench/client"})
         with node.proxy("dedicated") as proxy:
             _await(lambda: _succeeds(lambda: node.carry_byte(node.lone)))
             _connect(node, node.lone, proxy, cpu["dedicated"], p50["dedicated"])
@@ -286,11 +286,9 @@ def spaces(count: int) -> Iterator[list[str]]:
                 _ip("netns", "delete", name)
 
 
-def _order(agent: Path, do: str, name: str, path: str) -> None:
-    names = {"name": name, "namespace": "bench", "serviceAccount": name}
-    answer = control.command(agent, {"do": do, **names, "netns": path, "options": {}})
-    if "error" in answer:
-        raise OSError(answer["error"])
+def _enroll(agent: Path, name: str, path: str) -> None:
+    names = {"PodName": name, "PodNamespace": "bench", "ServiceAccount": name}
+    control.command(agent, "cmdadd", {**names, "Netns": path})
 
 
 def _ip(*arguments: str) -> None:

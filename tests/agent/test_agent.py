@@ -9,13 +9,14 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from tests.inpod.test_agent_connection import Proxies
 from tests.support.clock import FakeClock
 from tests.support.wait import settle, until
 from ztunnel_py.agent.agent import RETRY_S, Agent, EnrolmentError
-from ztunnel_py.agent.control import AbsentError, Control, command
+from ztunnel_py.agent.control import LONGEST, AbsentError, Control, RefusedError, command
 from ztunnel_py.agent.enrolled import StateFile
 from ztunnel_py.agent.server import Server
 from ztunnel_py.errors import StartError
@@ -351,26 +352,59 @@ async def test_pod_whose_rules_stay_stays_enrolled(machine: Machine) -> None:
 # --- commands
 
 
+@pytest.mark.spec("redir-58")
 async def test_commands_reach_the_agent_and_errors_come_back(machine: Machine) -> None:
     path = machine.folder / "control"
     with pytest.raises(AbsentError, match="no agent at"):
-        command(path, {"do": "enrolled"})
+        command(path, "enrolled")
     control = Control(path, machine.agent, machine.server)
     await control.open()
 
-    async def ask(**order: Any) -> dict[str, Any]:
-        return await asyncio.to_thread(command, path, order)
+    async def ask(what: str, order: Any = None) -> dict[str, Any]:
+        return await asyncio.to_thread(command, path, what, order)
 
-    place = {"netns": OURS, "options": {}}
-    found = await ask(do="enroll", name="a", namespace="b", serviceAccount="c", **place)
+    pod = {"PodName": "a", "PodNamespace": "b", "Netns": OURS, "ServiceAccount": "c"}
+    found = await ask("cmdadd", pod)
     assert (found["uid"], found["problem"]) == ("b/a", "no proxy is connected")
-    assert [one["uid"] for one in (await ask(do="enrolled"))["pods"]] == ["b/a"]
-    assert (await ask(do="unenroll", uid="b/a"))["uid"] == "b/a"
-    assert await ask(do="unenroll", uid="b/a") == {"error": "b/a is not enrolled"}
-    assert "malformed" in (await ask(do="enroll"))["error"]
-    assert "unknown command" in (await ask(do="dance"))["error"]
+    assert [one["uid"] for one in (await ask("enrolled"))["pods"]] == ["b/a"]
+    assert (await ask("unenroll", {"uid": "b/a"}))["uid"] == "b/a"
+    with pytest.raises(RefusedError, match="b/a is not enrolled"):
+        await ask("unenroll", {"uid": "b/a"})
+    with pytest.raises(RefusedError, match="Not Found"):
+        await ask("dance", {})
     assert (path.stat().st_mode & 0o777) == 0o600
-    control.close()
+    await control.close()
+
+
+@pytest.mark.spec("redir-58")
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        ("{", 400, "malformed request"),
+        ("", 400, "malformed request"),
+        ("[]", 400, "malformed request"),
+        ('{"PodName": "a", "PodNamespace": "b"}', 400, "Netns"),
+        ('{"PodName": 1, "PodNamespace": "b", "Netns": "/n"}', 400, "expected text, got 1"),
+        ('{"PodName": "a", "PodNamespace": "b", "Netns": "/n"}', 500, "/n"),
+        ("{" + " " * LONGEST + "}", 413, ""),
+    ],
+)
+async def test_pod_that_a_plugin_announces_wrongly_is_refused(
+    machine: Machine, body: str, status: int, text: str
+) -> None:
+    control = Control(machine.folder / "control", machine.agent, machine.server)
+    await control.open()
+
+    connector = aiohttp.UnixConnector(str(machine.folder / "control"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        async with session.post("http://agent/cmdadd", data=body) as answer:
+            assert answer.status == status
+            assert text in await answer.text()
+        told = {"PodName": "a", "PodNamespace": "b", "Netns": OURS, "IPs": None}
+        async with session.post("http://agent/cmdadd", json=told) as answer:
+            assert answer.status == 200
+            assert (await answer.json())["serviceAccount"] == "default"
+    await control.close()
 
 
 # --- proxies that misbehave

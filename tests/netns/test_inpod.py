@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,8 +67,19 @@ def nodes(mesh: PodMesh) -> Iterator[tuple[Node, Node]]:
 
 def listening(pod: Pod) -> list[str]:
     """Lines of `ss` about our listeners in a pod."""
-    lines = pod.run(["ss", "-Htlne"]).stdout.splitlines()
+    lines = pod.run(["ss", "-Htlnep"]).stdout.splitlines()
     return [line for line in lines if line.split()[3].rpartition(":")[2].startswith("150")]
+
+
+def taken(pid: int, descriptor: int) -> socket.socket:
+    """A copy of another program's socket."""
+    pidfd_getfd, program = 438, os.pidfd_open(pid)
+    try:
+        copy = ctypes.CDLL(None, use_errno=True).syscall(pidfd_getfd, program, descriptor, 0)
+    finally:
+        os.close(program)
+    assert copy >= 0, os.strerror(ctypes.get_errno())
+    return socket.socket(fileno=copy)
 
 
 @pytest.mark.spec("dataplane-57")
@@ -108,7 +122,7 @@ def test_pods_of_two_nodes_talk_each_with_its_own_identity(
         pod.unenrol()
 
 
-@pytest.mark.spec("ops-60", "ops-74")
+@pytest.mark.spec("ops-60", "ops-74", "dataplane-1")
 def test_listeners_exist_when_the_pod_is_acknowledged_marked_and_shared(
     mesh: PodMesh, nodes: tuple[Node, Node]
 ) -> None:
@@ -122,6 +136,12 @@ def test_listeners_exist_when_the_pod_is_acknowledged_marked_and_shared(
     ports = {int(line.split()[3].rpartition(":")[2]) for line in found}
     assert ports == {15001, 15006, 15008}
     assert all("fwmark:0x539" in line for line in found), found
+    assert {line.split()[2] for line in found} == {"1024"}  # the backlog; decision 0016
+    for line in found:
+        with taken(proxy.program.pid, int(line.partition(",fd=")[2].partition(")")[0])) as sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 1337
     assert not listening(mesh.pod("web"))
     assert proxy.metric("workload_manager_active_proxy_count") == 1
     assert proxy.metric("workload_manager_proxies_started_total") == 1
@@ -304,6 +324,29 @@ def test_original_destination_is_asked_for_in_both_families_then_the_own_address
     with mesh.caller("cart").call("127.0.0.1", 15001) as call:
         assert call.read().ended in ("fin", "reset")
     assert mark.line()["dst.addr"] == "127.0.0.1:15001"
+
+
+@pytest.mark.spec("redir-35")
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_connection_of_a_pod_to_itself_is_not_bound_to_its_source(
+    mesh: PodMesh, nodes: tuple[Node, Node], engine: str
+) -> None:
+    prices = mesh.pod("prices")
+    nodes[0].serve(mesh.pod("cart"))
+    nodes[1].serve(prices, ZTUNNEL_DATAPLANE=engine)
+
+    def last_leg(client: str) -> str:
+        """What the proxy's socket toward the application is, while a connection is open."""
+        with mesh.caller(client).call(VIP, 80) as call:
+            assert call.greeting() == f"prices:{APP_PORT}"
+            assert mesh.apps["prices"].events()[-1]["source"][0] == mesh.pod(client).ipv4
+            ends = ["dst", f"{prices.ipv4}:{APP_PORT}"]
+            return prices.run(["ss", "-Htne", "--inet-sockopt", *ends]).stdout
+
+    assert "transparent" in last_leg("cart")
+    own = last_leg("prices")
+    assert prices.ipv4 in own
+    assert "transparent" not in own
 
 
 @pytest.mark.spec("redir-37")

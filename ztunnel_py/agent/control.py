@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How commands reach the agent: one JSON object over a Unix socket that only its user opens.
+"""How commands reach the agent: HTTP over a Unix socket that only its user opens.
 
-    {"do": "enroll", "name": .., "namespace": .., "serviceAccount": .., "netns": path,
-     "options": {}}
-    {"do": "unenroll", "uid": "namespace/name"}
-    {"do": "enrolled"}
+    POST /cmdadd     {"PodName": .., "PodNamespace": .., "Netns": path}: a pod has come, as CNI
+                     plugins say it; also "ServiceAccount" ("default") and "Options" ({})
+    POST /unenroll   {"uid": "namespace/name"}
+    GET  /enrolled   all pods
 
-The answer is an object, with `error` if it could not be done.
+200 answers with JSON, 400 that the request is malformed, 500 that it could not be done, both with
+the reason as text. Source: spec redirection, section 9.1; istio cni/pkg/nodeagent (cmdadd).
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import http.client
 import json
 import socket
 from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
 
 from ztunnel_py.agent.agent import EnrolmentError
 from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from ztunnel_py.agent.agent import Agent
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 LONGEST = 64 * 1024
 PATIENCE_S = 60.0
 """Of a command: rules of two families may have to be written, and a proxy to answer."""
+_DRAIN_S = 2.0
 
 Json = dict[str, Any]
 
@@ -41,6 +46,10 @@ class AbsentError(Exception):
     """There is no agent; the text says where it was looked for."""
 
 
+class RefusedError(Exception):
+    """The agent could not do it; the text is its reason."""
+
+
 class Control:
     """Takes commands at `path`."""
 
@@ -48,7 +57,7 @@ class Control:
         self._path = path
         self._agent = agent
         self._server = server
-        self._listening: asyncio.Server | None = None
+        self._runner: web.AppRunner | None = None
 
     async def open(self) -> None:
         """Listens.
@@ -58,49 +67,58 @@ class Control:
         """
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-        self._listening = await asyncio.start_unix_server(self._serve, self._path, limit=LONGEST)
+        app = web.Application(client_max_size=LONGEST)
+        app.router.add_post("/cmdadd", self._answering(self._add))
+        app.router.add_post("/unenroll", self._answering(self._remove))
+        app.router.add_get("/enrolled", self._answering(self._list))
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_S)
+        await self._runner.setup()
+        await web.UnixSite(self._runner, self._path).start()
         self._path.chmod(0o600)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Takes no more."""
-        if self._listening is not None:
-            self._listening.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
             self._path.unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            line = await reader.readline()
-            answer = await self._answer(line)
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
-        except (OSError, ValueError) as error:
-            log.warn(f"a command was not understood: {error}")
-        finally:
-            writer.close()
+    async def _add(self, order: Json) -> Json:
+        account = order.get("ServiceAccount", "default")
+        info = WorkloadInfo(_text(order["PodName"]), _text(order["PodNamespace"]), _text(account))
+        path, options = _text(order["Netns"]), dict(order.get("Options") or {})
+        return _shown(await self._agent.enroll(self._server, info, path, options))
 
-    async def _answer(self, line: bytes) -> Json:
-        try:
-            order = json.loads(line)
-            match order["do"]:
-                case "enroll":
-                    names = (order["name"], order["namespace"], order["serviceAccount"])
-                    info = WorkloadInfo(*map(str, names))
-                    path, options = str(order["netns"]), dict(order["options"])
-                    return _shown(await self._agent.enroll(self._server, info, path, options))
-                case "unenroll":
-                    return _shown(await self._agent.unenroll(self._server, str(order["uid"])))
-                case "enrolled":
-                    pods = [_shown(one) for one in self._agent.enrolled()]
-                    return {"pods": pods, "proxies": self._server.proxies}
-                case other:
-                    return {"error": f"unknown command {other!r}"}
-        except EnrolmentError as error:
-            return {"error": str(error)}
-        except (KeyError, TypeError, ValueError) as error:
-            return {"error": f"malformed command: {error!r}"}
-        except Exception as error:  # whoever asked must hear of it, and the agent goes on
-            log.error(f"a command failed: {error!r}")
-            return {"error": f"the agent failed: {error}"}
+    async def _remove(self, order: Json) -> Json:
+        return _shown(await self._agent.unenroll(self._server, _text(order["uid"])))
+
+    async def _list(self, _: Json) -> Json:
+        pods = [_shown(one) for one in self._agent.enrolled()]
+        return {"pods": pods, "proxies": self._server.proxies}
+
+    def _answering(
+        self, do: Callable[[Json], Awaitable[Json]]
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def answer(request: web.Request) -> web.Response:
+            try:
+                order = json.loads(await request.read()) if request.can_read_body else {}
+                return web.json_response(await do(order))
+            except EnrolmentError as error:
+                return web.Response(status=500, text=str(error))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                return web.Response(status=400, text=f"malformed request: {error!r}")
+            except web.HTTPException:
+                raise
+            except Exception as error:  # whoever asked must hear of it, and the agent goes on
+                log.error(f"a command failed: {error!r}")
+                return web.Response(status=500, text=f"the agent failed: {error}")
+
+        return answer
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"expected text, got {value!r}")
+    return value
 
 
 def _shown(one: Enrolled) -> Json:
@@ -114,25 +132,38 @@ def _shown(one: Enrolled) -> Json:
     }
 
 
-def command(path: Path, order: Json) -> Json:
-    """Gives one order to the agent at `path`, and waits for its answer.
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP to a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("agent", timeout=PATIENCE_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def command(path: Path, what: str, order: Json | None = None) -> Json:
+    """Asks the agent at `path` for `/what`, and waits for its answer.
 
     Raises:
         AbsentError: nobody listens there, or nobody answers.
+        RefusedError: it could not be done.
     """
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(PATIENCE_S)
+    connection = _UnixConnection(path)
+    with contextlib.closing(connection):
         try:
-            sock.connect(str(path))
-            sock.sendall(json.dumps(order).encode() + b"\n")
-            with sock.makefile("rb") as answer:
-                line = answer.readline(16 * LONGEST)
-        except OSError as error:
+            body = None if order is None else json.dumps(order)
+            connection.request("GET" if order is None else "POST", f"/{what}", body)
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
             raise AbsentError(
-                f"no agent at {path}: {error}; `ztunnel-py agent` runs one"
+                f"no agent at {path}: {error or type(error).__name__}; `ztunnel-py agent` runs one"
             ) from error
-    try:
-        found: Json = json.loads(line)
-    except ValueError as error:
-        raise AbsentError(f"the agent at {path} hung up") from error
+    if response.status != http.client.OK:
+        raise RefusedError(answer.decode(errors="replace"))
+    found: Json = json.loads(answer)
     return found

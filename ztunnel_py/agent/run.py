@@ -53,7 +53,7 @@ async def run(paths: Paths, redirection: Redirection, probes: Probes | None) -> 
     tasks.spawn(agent.keep_trying(server))
     log.info(f"agent ready: proxies at {paths.zds}, commands at {paths.control}")
     await _end()
-    control.close()
+    await control.close()
     await tasks.stop()
     await server.close()
     await agent.close()

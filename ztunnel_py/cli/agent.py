@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ztunnel_py.agent import control
 from ztunnel_py.cli import capture
@@ -48,7 +48,7 @@ def main(command: str, argv: Sequence[str]) -> int:
                 return _unenroll(argv)
             case _:
                 return _enrolled(argv)
-    except (UsageError, control.AbsentError, StartError) as error:
+    except (UsageError, control.AbsentError, control.RefusedError, StartError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -110,19 +110,18 @@ def _enroll(argv: Sequence[str]) -> int:
     capture.add_options(parser)
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     options = parser.parse_args(argv)
-    found = _ask(
-        options.control,
-        do="enroll",
-        name=options.name,
-        namespace=options.namespace,
-        serviceAccount=options.service_account,
-        netns=_netns(options),
-        options={
+    order = {
+        "PodName": options.name,
+        "PodNamespace": options.namespace,
+        "ServiceAccount": options.service_account,
+        "Netns": _netns(options),
+        "Options": {
             "dns": options.dns,
             "ingress": options.ingress,
             "virtualInterfaces": options.virtual_interface,
         },
-    )
+    }
+    found = control.command(options.control, "cmdadd", order)
     if options.json:
         print(json.dumps(found))
     elif found["problem"]:
@@ -138,7 +137,8 @@ def _unenroll(argv: Sequence[str]) -> int:
     parser.add_argument("name", metavar="NAME", help="of the pod")
     parser.add_argument("--namespace", default="default", help="of the pod (default)")
     options = parser.parse_args(argv)
-    found = _ask(options.control, do="unenroll", uid=f"{options.namespace}/{options.name}")
+    uid = f"{options.namespace}/{options.name}"
+    found = control.command(options.control, "unenroll", {"uid": uid})
     print(f"{found['uid']} is not enrolled any more; its captured connections have ended")
     return 0
 
@@ -147,7 +147,7 @@ def _enrolled(argv: Sequence[str]) -> int:
     parser = _parser("enrolled", "Lists the pods that are enrolled.")
     parser.add_argument("--json", action="store_true", help="as JSON")
     options = parser.parse_args(argv)
-    found = _ask(options.control, do="enrolled")
+    found = control.command(options.control, "enrolled")
     if options.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -167,13 +167,6 @@ def _parser(name: str, text: str) -> argparse.ArgumentParser:
         "--control", type=Path, default=CONTROL, metavar="PATH", help=f"the agent ({CONTROL})"
     )
     return parser
-
-
-def _ask(path: Path, **order: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    found = control.command(path, order)
-    if "error" in found:
-        raise UsageError(found["error"])
-    return found
 
 
 def _netns(options: argparse.Namespace) -> str:
