@@ -78,9 +78,12 @@ def _usage() -> str:
 
 
 def _proxy() -> int:
+    import faulthandler
+
     from ztunnel_py import config, openssl
     from ztunnel_py.telemetry import log
 
+    faulthandler.enable()  # a crash of the core says where Python was
     try:
         settings = config.load(os.environ)
         config.refuse_unbuilt(settings)

@@ -80,7 +80,8 @@ async def serve(config: Config) -> None:
     is_shared = config.mode is ProxyMode.SHARED
     if is_shared:
         lifecycle.check_namespaces(config.packet_mark)
-    tasks, clock = Tasks(), LoopClock()
+    shutdown = lifecycle.Shutdown(logs.close)
+    tasks, clock = Tasks(shutdown.fail), LoopClock()
     readiness = Readiness()
     readiness.register("proxy")
     readiness.register("state manager")
@@ -88,7 +89,6 @@ async def serve(config: Config) -> None:
         readiness.register(DNS)
     if is_shared:
         readiness.register(POD_MANAGER)
-    shutdown = lifecycle.Shutdown(logs.close)
 
     ready = readiness_server(readiness, _addresses(config, config.readiness))
     await ready.open()
@@ -101,7 +101,9 @@ async def serve(config: Config) -> None:
     manager = SecretManager(authority, clock, tasks)
     authority.start(manager.renew)
     if is_shared:
-        tasks.spawn(Prefetch(store, manager, config.node_name).run())
+        tasks.essential(
+            "prefetching certificates", Prefetch(store, manager, config.node_name).run()
+        )
 
     plane = open_engine(config.dataplane, clock)
     epochs.follow(store, plane)
@@ -155,7 +157,7 @@ async def serve(config: Config) -> None:
     agent = AgentClient(config.inpod_uds, pods, clock)
     shutdown.install()
     if discovery is not None:
-        tasks.spawn(discovery.run())
+        tasks.essential("discovery", discovery.run())
     if discovery is None or not await shutdown.comes_before(discovery.synced):
         gc.freeze()  # what was loaded stays: no collection needs to walk it
         readiness.done("state manager")
@@ -164,7 +166,7 @@ async def serve(config: Config) -> None:
         records.start()
         plane.report_opened(wants_opened())
         if is_shared:
-            tasks.spawn(agent.run(shutdown.fail))
+            tasks.essential("the agent's client", agent.run(shutdown.fail))
         if served is not None:
             plane.workload_serve(served.id)
         readiness.done("proxy")

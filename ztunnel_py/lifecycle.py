@@ -58,7 +58,7 @@ class Shutdown:
 
     def fail(self, why: str) -> None:
         """The program cannot go on: it ends at once, with an error."""
-        self._failure = StartError(why)
+        self._failure = self._failure or StartError(why)
         self._wanted.set()
 
     async def wanted(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ztunnel_py.telemetry.log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 log = logger("ztunnel::app")
 
@@ -18,7 +18,9 @@ log = logger("ztunnel::app")
 class Tasks:
     """The only place that starts tasks outside the engines: none is lost, none fails silently."""
 
-    def __init__(self) -> None:
+    def __init__(self, fail: Callable[[str], None] | None = None) -> None:
+        """`fail` ends the program, with a reason."""
+        self._fail = fail
         self._running: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
@@ -26,6 +28,21 @@ class Tasks:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
+
+    def essential(self, what: str, work: Coroutine[object, object, None]) -> None:
+        """Runs what the program is nothing without: if it fails, so does the program.
+
+        Better no proxy, which is noticed and started again, than half of one.
+        """
+        self.spawn(self._essential(what, work))
+
+    async def _essential(self, what: str, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            if self._fail is not None:
+                self._fail(f"{what} failed: {error!r}")
+            raise
 
     async def stop(self) -> None:
         """Cancels what runs and waits for it."""

@@ -64,6 +64,7 @@ def test_application_that_goes_ends_its_connections_in_order(
     assert lines()[-1]["error"] == "connection failed: Connection refused (os error 111)"
 
 
+@pytest.mark.spec("ops-104")
 @pytest.mark.parametrize("side", ["server", "client"])
 def test_proxy_that_is_told_to_go_serves_what_runs_and_nothing_new(
     mesh: PodMesh, start: Callable[[str], None], side: str
@@ -75,6 +76,9 @@ def test_proxy_that_is_told_to_go_serves_what_runs_and_nothing_new(
         assert call.greeting() == f"server:{APP_PORT}"
         proxy.program.send_signal(signal.SIGTERM)
         wait(lambda: refused(mesh, side), "new connections to be refused")
+        if side == "server":
+            (tunnel,) = mesh.proxies["client"].admin("/tunnels")
+            assert tunnel["draining"], "the peer has heard GOAWAY"
 
         assert call.echoed()
         assert new_connection(mesh) == ""

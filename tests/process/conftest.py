@@ -19,7 +19,7 @@ from ztunnel_py.cli.topology import Mesh, NamespacesForbiddenError
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ztunnel_py.cli.topology import Pod
 
@@ -167,7 +167,7 @@ def launch(pod: Pod, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     """Starts proxies; `ready=False` does not wait for them. They are ended afterwards."""
     started: list[Proxy] = []
 
-    def launch(*, ready: bool = True, **changes: str | None) -> Proxy:
+    def launch(*, ready: bool = True, argv: Sequence[str] = PROXY, **changes: str | None) -> Proxy:
         state = tmp_path / "mesh.yaml"
         state.write_text(STATE.format(ip=pod.ipv4))
         (tmp_path / "run").mkdir(mode=0o700, exist_ok=True)
@@ -175,7 +175,7 @@ def launch(pod: Pod, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
         defaults = {"LOCAL_XDS_PATH": str(state), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
         with log.open("w") as out:
             env = environment(**(defaults | changes))
-            program = pod.popen(PROXY, stdout=out, stderr=out, env=env, cwd=ROOT)
+            program = pod.popen(list(argv), stdout=out, stderr=out, env=env, cwd=ROOT)
         proxy = Proxy(pod, program, log)
         started.append(proxy)
         if ready:

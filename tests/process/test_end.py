@@ -73,6 +73,7 @@ def talk(pod: Pod, echo: int) -> Iterator[Callable[[], Talk]]:
         one.hang_up()
 
 
+@pytest.mark.spec("ops-102")
 def test_an_idle_proxy_ends_at_once(launch: Callable[..., Proxy]) -> None:
     proxy = launch()
 
@@ -82,7 +83,7 @@ def test_an_idle_proxy_ends_at_once(launch: Callable[..., Proxy]) -> None:
     assert "shutdown complete" in proxy.log()
 
 
-@pytest.mark.spec("dataplane-102")
+@pytest.mark.spec("dataplane-102", "ops-102")
 def test_running_connections_finish_and_new_ones_are_refused(
     launch: Callable[..., Proxy], talk: Callable[[], Talk], pod: Pod
 ) -> None:
@@ -102,7 +103,7 @@ def test_running_connections_finish_and_new_ones_are_refused(
     assert proxy.exit_status() == 0
 
 
-@pytest.mark.spec("dataplane-103")
+@pytest.mark.spec("dataplane-103", "ops-102")
 def test_what_outlives_the_deadline_is_cut_and_logged(
     launch: Callable[..., Proxy], talk: Callable[[], Talk]
 ) -> None:
@@ -134,6 +135,37 @@ def test_a_second_interrupt_ends_at_once(
     proxy.signal(signal.SIGINT)
 
     assert proxy.exit_status() == 0
+
+
+CRASH = """
+from ztunnel_py.dataplane.prefetch import Prefetch
+from ztunnel_py.__main__ import run
+
+async def broken(self):
+    raise KeyError("prices")
+
+Prefetch.run = broken
+raise SystemExit(run(["proxy"]))
+"""
+
+
+def test_proxy_of_which_a_part_has_failed_ends_and_says_which(
+    launch: Callable[..., Proxy],
+) -> None:
+    shared = {"PROXY_MODE": "shared", "PROXY_WORKLOAD_INFO": None, "INPOD_UDS": "/nowhere"}
+    proxy = launch(ready=False, argv=[sys.executable, "-c", CRASH], **shared)
+
+    assert proxy.exit_status() == 1
+    assert "error: prefetching certificates failed: KeyError('prices')" in proxy.log()
+
+
+def test_crash_of_the_core_leaves_a_message(launch: Callable[..., Proxy]) -> None:
+    proxy = launch()
+
+    proxy.signal(signal.SIGSEGV)
+
+    assert proxy.exit_status() == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in proxy.log()
 
 
 @pytest.mark.spec("ops-93")

@@ -79,7 +79,7 @@ class Revalidate:
         self._is_due = True
         if not self._is_running:
             self._is_running = True
-            self._tasks.spawn(self._run())
+            self._tasks.essential("deciding live connections again", self._run())
 
     async def _run(self) -> None:
         try:

@@ -45,7 +45,7 @@ class Revocations:
         """
         seen = Stamp.of(self._path)
         await self._use()
-        self._tasks.spawn(self._watch(seen))
+        self._tasks.essential("watching revocations", self._watch(seen))
 
     async def _watch(self, used: Stamp | None) -> None:
         seen = used
