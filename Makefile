@@ -16,7 +16,7 @@ ARGS ?=
 # Workers of the test run; two runs on one machine do not collide.
 WORKERS ?= 2
 
-.PHONY: setup demo test spec core-test san fuzz lint fmt bench mutants cover lock clean help always
+.PHONY: setup demo test spec core-test san fuzz lint fmt bench mutants cover lock wheel clean help always
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -66,6 +66,9 @@ cover: $(READY)  ## tests with line coverage
 lock: $(READY)   ## renew requirements/*.txt from pyproject.toml
 	tools/lock.sh $(BIN)
 
+wheel: $(READY)  ## a wheel in dist/, for pip install
+	@tools/wheel.sh $(BIN) dist
+
 $(READY): $(PACKAGES) $(CORE) build/core/flavour
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
@@ -92,4 +95,4 @@ always:
 include tests/core/Makefile
 
 clean:           ## remove what the targets made
-	rm -rf .venv build ztunnel_py/core/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build dist ztunnel_py/core/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -13,3 +13,4 @@ compile() {
 }
 compile runtime.txt
 compile dev.txt --extra dev
+compile build.txt --build-deps-for wheel --only-build-deps

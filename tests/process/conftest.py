@@ -175,7 +175,7 @@ def launch(pod: Pod, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
         defaults = {"LOCAL_XDS_PATH": str(state), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
         with log.open("w") as out:
             env = environment(**(defaults | changes))
-            program = pod.popen(list(argv), stdout=out, stderr=out, env=env, cwd=ROOT)
+            program = pod.popen(argv, stdout=out, stderr=out, env=env, cwd=ROOT)
         proxy = Proxy(pod, program, log)
         started.append(proxy)
         if ready:
