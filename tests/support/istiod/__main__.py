@@ -18,12 +18,13 @@ from tests.support.istiod.mesh import Mesh
 from tests.support.istiod.server import Istiod
 
 
-async def main(path: Path, directory: Path, at: tuple[str, int]) -> None:
+async def main(given: argparse.Namespace) -> None:
     """Serves until it is ended."""
+    path, directory = given.mesh, given.directory
     mesh, authority = read(path), Authority()
-    ca = IstioCa(authority, tokens=None, shared=None)
+    ca = IstioCa(authority, tokens=given.token and (given.token,), shared=None)
     istiod = Istiod(serve=mesh.serve, services=[ca.add_to], authority=authority)
-    istiod.host, istiod.port = at
+    istiod.host, istiod.port, istiod.names = given.host, given.port, (given.name,)
     async with istiod:
         (directory / "root-cert.pem").write_bytes(authority.roots_pem)
         print(istiod.address, flush=True)
@@ -43,6 +44,6 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path, metavar="DIRECTORY")
     parser.add_argument("--host", default="127.0.0.1", help="address; its name is localhost")
     parser.add_argument("--port", type=int, default=0, help="any if left out")
-    given = parser.parse_args()
-    place = given.host, given.port
-    asyncio.run(main(given.mesh, given.directory, place))
+    parser.add_argument("--name", default="localhost", help="that its certificate is valid for")
+    parser.add_argument("--token", help="that clients have to show; none if left out")
+    asyncio.run(main(parser.parse_args()))
