@@ -16,7 +16,8 @@ ARGS ?=
 # Workers of the test run; two runs on one machine do not collide.
 WORKERS ?= 2
 
-.PHONY: setup demo test spec core-test san fuzz lint fmt bench mutants cover lock wheel clean help always
+.PHONY: setup demo test spec core-test san fuzz lint fmt bench mutants cover lock wheel image \
+	image-test clean help always
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -68,6 +69,13 @@ lock: $(READY)   ## renew requirements/*.txt from pyproject.toml
 
 wheel: $(READY)  ## a wheel in dist/, for pip install
 	@tools/wheel.sh $(BIN) dist
+
+image: $(READY)  ## a container image in dist/, built without a Docker daemon and tried out, as root
+	@tools/image.sh image
+	@ZTUNNEL_IMAGE_ROOT=build/image/root $(BIN)/python -m pytest -q tests/netns/test_container.py
+
+image-test:      ## inside the image's Debian 13: the tests that need OpenSSL 3.5, or ARGS
+	@ARGS='$(ARGS)' tools/image.sh test
 
 $(READY): $(PACKAGES) $(CORE) build/core/flavour
 	@$(BIN)/python setup.py --quiet build_ext --inplace

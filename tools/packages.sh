@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Installs the system packages that are missing if root on Debian, else names them:
-# packages.sh [fuzz], with what `make fuzz` needs.
+# packages.sh [fuzz|image], with what `make fuzz` or `make image` needs.
 set -eu
 
 # command package
@@ -36,6 +36,10 @@ if [ "${1-}" = fuzz ]; then
         "${clang:-clang}" -fsanitize=fuzzer,address -x c - -o /dev/null 2>/dev/null ||
         # Debian 12 has clang 14, 13 has 19.
         missing="$missing clang libclang-rt-$(grep -q bookworm /etc/os-release && echo 14 || echo 19)-dev"
+fi
+if [ "${1-}" = image ]; then
+    command -v buildah >/dev/null 2>&1 || missing="$missing buildah"
+    command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap"
 fi
 missing=$(echo $missing)
 [ -n "$missing" ] || exit 0
