@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,8 +24,6 @@ from ztunnel_py.identity.fake import FakeCa, SigningRoot
 from ztunnel_py.identity.spiffe import Identity
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ztunnel_py.identity.certificates import WorkloadCertificate
 
 CART = Identity("cluster.local", "shop", "cart")
@@ -223,6 +222,12 @@ def test_damaged_root_file_is_refused(tmp_path: Path) -> None:
 def test_runtime_directory_is_the_users(tmp_path: Path) -> None:
     assert fake.runtime_directory({"XDG_RUNTIME_DIR": str(tmp_path)}) == tmp_path / "ztunnel-py"
     assert str(os.geteuid()) in str(fake.runtime_directory({}))
+
+
+def test_runtime_directory_is_in_tmp_where_nobody_may_look_for_the_logins(tmp_path: Path) -> None:
+    unreadable = tmp_path / ("x" * 300)  # as ProtectHome= makes it, an error but not absent
+
+    assert fake.runtime_directory({}, unreadable) == Path(f"/tmp/ztunnel-py-{os.geteuid()}")
 
 
 # --- the root as files

@@ -8,6 +8,7 @@ critical URI name, a P-256 key of their own, valid since two minutes ago.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import os
@@ -162,14 +163,15 @@ def _may_sign(certificate: x509.Certificate, now: Callable[[], float]) -> bool:
     return extension.value.ca and now() < certificate.not_valid_after_utc.timestamp()
 
 
-def runtime_directory(environ: Mapping[str, str]) -> Path:
+def runtime_directory(environ: Mapping[str, str], logins: Path = Path("/run/user")) -> Path:
     """Where this user's short-lived files belong."""
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "ztunnel-py"
     user = os.geteuid()
-    login = Path(f"/run/user/{user}")
-    if login.is_dir() and login.stat().st_uid == user:
-        return login / "ztunnel-py"
+    login = logins / str(user)
+    with contextlib.suppress(OSError):  # it is not there, or a service may not look
+        if login.stat().st_uid == user:
+            return login / "ztunnel-py"
     # Anybody may create names here, so `_opened` insists on a directory of our own.
     return Path(f"/tmp/ztunnel-py-{user}")  # noqa: S108
 
