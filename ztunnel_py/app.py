@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gc
 from functools import partial
@@ -37,8 +38,8 @@ from ztunnel_py.state.store import Store
 from ztunnel_py.state.workload import WorkloadInfo
 from ztunnel_py.tasks import Tasks
 from ztunnel_py.telemetry import certificates as certificate_metrics
+from ztunnel_py.telemetry import exposition, metrics, queries, usage
 from ztunnel_py.telemetry import log as logs
-from ztunnel_py.telemetry import metrics, queries
 from ztunnel_py.telemetry.access_log import AccessLog, wants_opened
 from ztunnel_py.telemetry.log import Display, logger
 from ztunnel_py.version import BuildInfo
@@ -51,6 +52,8 @@ from ztunnel_py.xds.session import Session
 from ztunnel_py.xds.slices import Slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ztunnel_py.admin.dump import Json
     from ztunnel_py.clock import Clock
     from ztunnel_py.config import Config
@@ -134,19 +137,24 @@ async def serve(config: Config) -> None:
         lambda src, dst: partial(_why, store.copy(), _settings(config), src, dst),
     )
     await admin.open()
-    stats = stats_server(
-        lambda: metrics.render(
+
+    async def metric_lines() -> Iterator[str | None]:
+        used = await asyncio.to_thread(usage.read)
+        is_connected = None if discovery is None else discovery.is_connected
+        return exposition.lines(
             [
-                *metrics.families(plane, config.istio_version),
-                *metrics.discovery(heard),
+                *usage.families(used),
+                metrics.build(config.istio_version),
+                *metrics.discovery(heard, is_connected),
+                *metrics.traffic(plane),
                 metrics.lookups(names.counts),
                 *(queries.families(dns.counts) if dns is not None else ()),
                 *(metrics.pods(pods) if is_shared else ()),
                 *certificate_metrics.families(manager.statuses(), manager.now()),
             ]
-        ),
-        _addresses(config, config.stats),
-    )
+        )
+
+    stats = stats_server(metric_lines, _addresses(config, config.stats))
     plane.start(config.engine_settings())
     served = _served(config)
     if served is not None:

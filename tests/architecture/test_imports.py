@@ -82,6 +82,8 @@ SOLE_IMPORTERS = {
     "h2": {"reference", "rpc"},
     "hyperframe": {"reference"},
     "aiohttp": {"admin"},
+    "brotli": {"admin"},
+    "zstandard": {"admin"},
     "dns": {"dns"},
     "grpclib": {"rpc"},
     "pyroute2": {"redirection"},

@@ -21,7 +21,7 @@ from ztunnel_py.dataplane.abc import RecordKind, Role
 from ztunnel_py.decide.verdict import Action, HopProtocol, Verdict
 from ztunnel_py.errors import Flag, Reason
 from ztunnel_py.identity.spiffe import Identity
-from ztunnel_py.telemetry import metrics
+from ztunnel_py.telemetry import exposition, metrics
 
 if TYPE_CHECKING:
     from tests.support.apps import App
@@ -72,7 +72,7 @@ async def serve(plane: Plane, net: Net, certificate: WorkloadCertificate) -> Wir
 
 def rejections(plane: Plane) -> list[str]:
     """The metric of rejected connections, as it is scraped."""
-    text = metrics.render(metrics.families(plane.engine, "unknown"))
+    text = exposition.render(metrics.traffic(plane.engine))
     return [line for line in text.splitlines() if line.startswith("istio_crl_policy_rejections_")]
 
 

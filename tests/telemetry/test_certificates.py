@@ -9,7 +9,7 @@ from ztunnel_py.identity.certificates import WorkloadCertificate
 from ztunnel_py.identity.manager import CertificateState, CertificateStatus
 from ztunnel_py.identity.spiffe import Identity
 from ztunnel_py.telemetry.certificates import families
-from ztunnel_py.telemetry.metrics import render
+from ztunnel_py.telemetry.exposition import render
 
 CART, PRICES = (Identity("cluster.local", "shop", name) for name in ("cart", "prices"))
 NOW = 1_800_000_000.0

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from ztunnel_py.dataplane.counters import SlotCounts
 from ztunnel_py.decide.verdict import TrafficLabels
 from ztunnel_py.errors import Flag
-from ztunnel_py.telemetry.metrics import discovery, families, render
+from ztunnel_py.telemetry import catalogue, metrics, usage
+from ztunnel_py.telemetry.exposition import render
 from ztunnel_py.xds.counts import Counts
 
 if TYPE_CHECKING:
@@ -50,6 +53,15 @@ _NAMES = [
 ]
 
 
+_PROCESS = [
+    "process_open_fds",
+    "process_max_fds",
+    "process_cpu_seconds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+]
+
+
 class _Plane:
     """Counters as an engine shows them."""
 
@@ -68,7 +80,8 @@ class _Plane:
 
 
 def _text(plane: _Plane) -> str:
-    return render(families(plane, "1.99"))
+    used = usage.families(usage.read())
+    return render([*used, metrics.build("1.99"), *metrics.traffic(plane)])
 
 
 def _parsed(text: str) -> Iterator[Any]:
@@ -90,7 +103,7 @@ def _values(text: str) -> dict[tuple[str, str], float]:
 def test_families_without_samples_are_absent() -> None:
     names = [family.name for family in _parsed(_text(_Plane()))]
 
-    assert names == ["process_open_fds", "process_max_fds", "istio_build"]
+    assert names == [*_PROCESS, "istio_build"]
 
 
 def test_build_names_the_istio_version() -> None:
@@ -166,13 +179,12 @@ def test_help_says_unstable_except_for_the_stable_families() -> None:
         if line.startswith("# HELP") and "unstable" not in line
     ]
     assert stable == [
-        "process_open_fds",
-        "process_max_fds",
+        *_PROCESS,
         "istio_build",
         "istio_tcp_connections_opened",
-        "istio_tcp_connections_closed",
         "istio_tcp_received_bytes",
         "istio_tcp_sent_bytes",
+        "istio_tcp_connections_closed",
     ]
 
 
@@ -184,15 +196,48 @@ def test_help_ends_in_a_full_stop_except_for_the_process() -> None:
         for line in text.splitlines()
         if line.startswith("# HELP") and not line.endswith(".")
     ]
-    assert without == ["process_open_fds", "process_max_fds"]
+    assert without == _PROCESS
 
 
 def test_what_the_control_plane_sends_is_counted_by_type_and_ending() -> None:
     counts = Counts({"Complete": 2, "Error": 1}, {"t/a": 3}, {"t/a": 1000})
 
-    text = render(discovery(counts))
+    text = render(metrics.discovery(counts, is_connected=True))
 
     assert 'istio_xds_connection_terminations_total{reason="Complete"} 2' in text
     assert 'istio_xds_message_total{url="t/a"} 3' in text
     assert 'istio_xds_message_bytes_total{url="t/a"} 1000' in text
-    assert {family.type for family in _parsed(text)} == {"counter"}
+    assert "ztunnel_py_xds_connected 1" in text
+    assert "# UNIT istio_xds_message_bytes bytes" in text
+    assert {family.type for family in _parsed(text)} == {"counter", "gauge"}
+
+
+def test_a_unit_is_told_where_a_name_ends_with_one() -> None:
+    text = _text(_Plane({_LABELS: SlotCounts(opened=1)}))
+
+    units = [line.split()[2:] for line in text.splitlines() if line.startswith("# UNIT")]
+    assert units == [
+        ["process_cpu_seconds", "seconds"],
+        ["process_resident_memory_bytes", "bytes"],
+        ["process_start_time_seconds", "seconds"],
+        ["istio_tcp_received_bytes", "bytes"],
+        ["istio_tcp_sent_bytes", "bytes"],
+    ]
+
+
+def test_the_process_tells_what_it_uses() -> None:
+    before = time.process_time()
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
+
+    found = usage.read()
+
+    for fd in held:
+        os.close(fd)
+    assert found.open_fds - usage.read().open_fds == 3
+    assert before <= found.cpu_s <= time.process_time()
+    assert 1 << 20 < found.resident_bytes < 1 << 40
+    assert 0 < time.time() - found.started < 24 * 3600
+
+
+def test_traffic_has_the_labels_of_the_catalogue() -> None:
+    assert list(catalogue.TRAFFIC_LABELS) == _NAMES

@@ -6,7 +6,7 @@ from __future__ import annotations
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from ztunnel_py.dns.counts import Counts, Labels
-from ztunnel_py.telemetry.metrics import render
+from ztunnel_py.telemetry.exposition import render
 from ztunnel_py.telemetry.queries import families
 
 KNOWN, UNKNOWN = Labels("a", "udp", "cart", "v1"), Labels("aaaa", "tcp")

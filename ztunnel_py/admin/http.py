@@ -26,6 +26,9 @@ _HEADER_TIMEOUT_S = 2.0
 _HEADER_LIMIT = 8 * 1024
 _DRAIN_S = 2.0
 """How long requests in flight may finish on `close`, seconds."""
+_CHUNK_SIZE = 256 * 1024
+_SEND_S = 30.0
+"""How long a client may take to read a long answer, seconds; then it is disconnected."""
 _TEXT = "text/plain"
 _log = logger("ztunnel::hyper_util")
 # aiohttp reports malformed requests with a stack; they are their sender's business.
@@ -42,15 +45,17 @@ class Request(NamedTuple):
     """Values of all `Accept` headers."""
     query: Mapping[str, str] = MappingProxyType({})
     """Parameters behind the path; of a repeated one the first."""
+    accept_encoding: str = ""
+    """Values of all `Accept-Encoding` headers."""
 
 
 class Answer(NamedTuple):
     """What a handler answers; an empty body has no content type."""
 
     status: int
-    body: str = ""
+    body: str | bytes = ""
     content_type: str = _TEXT
-    is_compressible: bool = False
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 NOT_FOUND = Answer(404)
@@ -137,12 +142,13 @@ class HttpServer:
         text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         _log.info(message, {"address": Display(text), "component": self._component})
 
-    async def _serve(self, request: web.BaseRequest) -> web.Response:
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         handler = self._handlers.get(request.path)
         if handler is None:
-            return _response(request, NOT_FOUND)
+            return await _respond(request, NOT_FOUND)
         accept = tuple(request.headers.getall("Accept", ()))
-        seen = Request(request.method, request.path, accept, request.query)
+        encodings = ",".join(request.headers.getall("Accept-Encoding", ()))
+        seen = Request(request.method, request.path, accept, request.query, encodings)
         try:
             answer = handler(seen)
             if not isinstance(answer, Answer):
@@ -150,7 +156,7 @@ class HttpServer:
         except Exception as error:  # the outermost loop of a request: its client gets the text
             _log.error(f"{self._component}: {request.path} failed: {error!r}")
             answer = Answer(500, str(error))
-        return _response(request, answer)
+        return await _respond(request, answer)
 
 
 class _HalfClosable(asyncio.Protocol):
@@ -182,32 +188,29 @@ class _HalfClosable(asyncio.Protocol):
         return True
 
 
-def _response(request: web.BaseRequest, answer: Answer) -> web.Response:
-    if not answer.body:
-        return web.Response(status=answer.status)
-    response = web.Response(
-        status=answer.status,
-        body=answer.body.encode("utf-8", "backslashreplace"),
-        headers={"Content-Type": answer.content_type},
-    )
-    if answer.is_compressible:
-        response.headers["Vary"] = "Accept-Encoding"
-        coding = _coding(",".join(request.headers.getall("Accept-Encoding", ())))
-        if coding is not None:
-            response.enable_compression(coding)
+async def _respond(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+    """Sends the answer in chunks, each when the client has taken those before."""
+    body = answer.body
+    if isinstance(body, str):
+        body = body.encode("utf-8", "backslashreplace")
+    if not body:
+        return web.Response(status=answer.status, headers=answer.headers)
+    headers = {"Content-Type": answer.content_type, **answer.headers}
+    if len(body) <= _CHUNK_SIZE:
+        return web.Response(status=answer.status, body=body, headers=headers)
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    response.content_length = len(body)
+    await response.prepare(request)
+    whole = memoryview(body)
+    try:
+        async with asyncio.timeout(_SEND_S):
+            for start in range(0, len(body), _CHUNK_SIZE):
+                await response.write(whole[start : start + _CHUNK_SIZE])
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
     return response
-
-
-def _coding(accepted: str) -> web.ContentCoding | None:
-    """The best coding of those a client accepts; gzip where it does not care."""
-    weights = {}
-    for element in accepted.lower().split(","):
-        name, _, parameter = element.partition(";")
-        weight = parameter.strip().removeprefix("q=").strip() or "1"
-        weights[name.strip()] = float(weight) if weight.replace(".", "", 1).isdecimal() else 0.0
-    codings = (web.ContentCoding.gzip, web.ContentCoding.deflate)
-    best = max(codings, key=lambda coding: weights.get(coding.value, 0.0))
-    return best if weights.get(best.value, 0.0) > 0 else None
 
 
 def _listen(host: str, port: int) -> socket.socket:

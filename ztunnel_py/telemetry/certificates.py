@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ztunnel_py.telemetry.metrics import Family, Sample, labels_text
+from ztunnel_py.telemetry import catalogue
+from ztunnel_py.telemetry.exposition import Family, Sample, labels_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,21 +44,15 @@ def families(statuses: Sequence[Status], now: float) -> Iterator[Family]:
     """Families by identity; those without a certificate have no expiry and no age."""
     held = [(_label(one), one.certificate) for one in statuses if one.certificate is not None]
     yield Family(
-        "istio_certificate_expiry_seconds",
-        "gauge",
-        "Seconds until an identity's certificate expires (unstable).",
+        catalogue.CERTIFICATE_EXPIRY,
         [Sample(label, int(found.not_after - now)) for label, found in held],
     )
     yield Family(
-        "istio_certificate_age_seconds",
-        "gauge",
-        "Seconds since an identity's certificate is valid (unstable).",
+        catalogue.CERTIFICATE_AGE,
         [Sample(label, int(now - found.not_before)) for label, found in held],
     )
     yield Family(
-        "istio_certificate_failures",
-        "counter",
-        "Fetches and renewals of certificates that failed (unstable).",
+        catalogue.CERTIFICATE_FAILURES,
         [Sample(_label(one), one.n_failures) for one in statuses],
     )
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ztunnel_py.decide.verdict import UNKNOWN
 from ztunnel_py.dns.counts import BUCKETS_S
-from ztunnel_py.telemetry.metrics import Family, Sample, labels_text
+from ztunnel_py.telemetry import catalogue
+from ztunnel_py.telemetry.exposition import Family, Sample, labels_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,27 +24,13 @@ _BOUNDS = (*map(str, BUCKETS_S), "+Inf")
 
 def families(counts: Counts) -> Iterator[Family]:
     """All families, each with the samples of those who have asked."""
-    for name, help_, found in (
-        ("requests", "Total number of DNS requests (unstable).", counts.requests),
-        (
-            "upstream_requests",
-            "Total number of DNS requests forwarded to upstream (unstable).",
-            counts.forwarded,
-        ),
-        (
-            "upstream_failures",
-            "Total number of DNS requests that failed to forward upstream (unstable).",
-            counts.failed,
-        ),
+    for metric, found in (
+        (catalogue.DNS_REQUESTS, counts.requests),
+        (catalogue.DNS_FORWARDED, counts.forwarded),
+        (catalogue.DNS_FAILED, counts.failed),
     ):
-        samples = [Sample(_text(labels), count) for labels, count in found.items()]
-        yield Family(f"istio_dns_{name}", "counter", help_, samples)
-    yield Family(
-        "istio_dns_upstream_request_duration_seconds",
-        "histogram",
-        "Total time in seconds to get a DNS response from upstream (unstable).",
-        list(_durations(counts.durations)),
-    )
+        yield Family(metric, [Sample(_text(labels), count) for labels, count in found.items()])
+    yield Family(catalogue.DNS_DURATION, list(_durations(counts.durations)))
 
 
 def _durations(durations: Mapping[Labels, Durations]) -> Iterator[Sample]:

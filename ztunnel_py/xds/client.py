@@ -66,6 +66,8 @@ class Client:
         """Used only where addresses do not come unasked."""
         self.synced = asyncio.Event()
         """Set once everything that comes unasked has come; for good."""
+        self.is_connected = False
+        """There is a stream, and the control plane has spoken on it."""
 
     async def run(self) -> None:
         """Opens stream after stream, for ever."""
@@ -99,11 +101,13 @@ class Client:
                 await self._open(call)
                 if not await self._take(call):
                     raise OpenError(Status.UNKNOWN, "the server ended the stream without a word")
+                self.is_connected = True
                 log.info("Stream established")
                 while await self._take(call):
                     pass
         finally:
             self._call = None
+            self.is_connected = False
             channel.close()
 
     async def _open(self, call: Call) -> None:
