@@ -83,6 +83,7 @@ def _proxy() -> int:
     from ztunnel_py import config, openssl
     from ztunnel_py.telemetry import log
 
+    _hold_standard_streams()
     faulthandler.enable()  # a crash of the core says where Python was
     try:
         settings = config.load(os.environ)
@@ -105,6 +106,18 @@ def _proxy() -> int:
         return 1
     log.close()
     return 0
+
+
+def _hold_standard_streams() -> None:
+    """Gives no file or socket the number of a standard stream that was closed by who started us.
+
+    What stands in for it cannot be written, so that the log notices.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest number that is free
 
 
 if __name__ == "__main__":

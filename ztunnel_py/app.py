@@ -150,6 +150,7 @@ async def serve(config: Config) -> None:
                 metrics.lookups(names.counts),
                 *(queries.families(dns.counts) if dns is not None else ()),
                 *(metrics.pods(pods) if is_shared else ()),
+                metrics.lost_lines(logs.lost()),
                 *certificate_metrics.families(manager.statuses(), manager.now()),
             ]
         )
@@ -199,7 +200,7 @@ async def serve(config: Config) -> None:
     await plane.stop()
     await tasks.stop()
     authority.stop()
-    records.flush()
+    await records.flush()
     await admin.close()
     await stats.close()
     log.info("shutdown complete")

@@ -49,9 +49,25 @@ def plane() -> Iterator[Recorder]:
     os.close(plane.record_fd)
 
 
+class Log:
+    """A log of which only the room matters."""
+
+    def __init__(self) -> None:
+        self.n_free = 1 << 20
+
+    def room(self) -> int:
+        """As the contract."""
+        return self.n_free
+
+
 @pytest.fixture
-def records(plane: Recorder) -> Records:
-    return Records(cast("DataPlane", plane), cast("RecordLog", None))
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def records(plane: Recorder, log: Log) -> Records:
+    return Records(cast("DataPlane", plane), cast("RecordLog", log))
 
 
 async def test_the_first_is_written_at_once_and_what_follows_together(
@@ -99,6 +115,34 @@ async def test_what_is_left_when_it_stops_is_flushed(plane: Recorder, records: R
     await settle()
     assert not plane.batches
 
-    records.flush()
+    await records.flush()
 
     assert plane.batches == [RECORDS_PER_TURN, 1, 0]
+
+
+async def test_records_wait_in_the_engine_while_the_log_has_no_room(
+    plane: Recorder, records: Records, log: Log
+) -> None:
+    log.n_free = 2
+    records.start()
+    plane.put(3)
+    await until(lambda: plane.batches == [2], "as many as there is room for")
+    log.n_free = 0
+    await settle()
+    assert plane.waiting == 1
+
+    log.n_free = 10
+    await until(lambda: not plane.waiting, "the rest")
+    records.stop()
+
+
+async def test_an_exit_does_not_wait_for_a_log_that_nobody_reads(
+    plane: Recorder, records: Records, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ztunnel_py.dataplane.records.FLUSH_S", 0.05)
+    log.n_free = 0
+    plane.put(1)
+
+    await asyncio.wait_for(records.flush(), 5)
+
+    assert plane.waiting == 1

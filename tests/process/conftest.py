@@ -164,10 +164,19 @@ def pod() -> Iterator[Pod]:
 
 @pytest.fixture
 def launch(pod: Pod, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
-    """Starts proxies; `ready=False` does not wait for them. They are ended afterwards."""
+    """Starts proxies; they are ended afterwards.
+
+    `ready=False` does not wait for them; `output` says as a shell does where standard output goes.
+    """
     started: list[Proxy] = []
 
-    def launch(*, ready: bool = True, argv: Sequence[str] = PROXY, **changes: str | None) -> Proxy:
+    def launch(
+        *,
+        ready: bool = True,
+        argv: Sequence[str] = PROXY,
+        output: str = "",
+        **changes: str | None,
+    ) -> Proxy:
         state = tmp_path / "mesh.yaml"
         state.write_text(STATE.format(ip=pod.ipv4))
         (tmp_path / "run").mkdir(mode=0o700, exist_ok=True)
@@ -175,7 +184,8 @@ def launch(pod: Pod, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
         defaults = {"LOCAL_XDS_PATH": str(state), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
         with log.open("w") as out:
             env = environment(**(defaults | changes))
-            program = pod.popen(argv, stdout=out, stderr=out, env=env, cwd=ROOT)
+            led = ["sh", "-c", f'exec "$@" {output}', "sh", *argv] if output else argv
+            program = pod.popen(led, stdout=out, stderr=out, env=env, cwd=ROOT)
         proxy = Proxy(pod, program, log)
         started.append(proxy)
         if ready:

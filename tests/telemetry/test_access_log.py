@@ -249,7 +249,7 @@ class Kept:
 
     lines: ClassVar[list[bytes]] = []
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, *_: object) -> None:
         Kept.lines = []
 
     def put_all(self, lines: Sequence[bytes]) -> int:

@@ -180,10 +180,12 @@ async def test_a_server_that_is_not_there_yet_is_found_when_it_comes(
 async def test_what_is_known_stays_while_the_server_is_gone(plane: Plane) -> None:
     discovery, _ = await synced(plane)
     epochs = discovery.store.discovery_epoch, discovery.store.policy_epoch
+    assert discovery.client.is_connected
 
     await plane.istiod.stop()
     await discovery.ended("ConnectionError", 3)
 
+    assert not discovery.client.is_connected
     assert discovery.uids() == {A}
     assert discovery.store.service_at(at("10.1.0.1")) is not None
     assert list(discovery.store.policies()) == ["ns/p"]

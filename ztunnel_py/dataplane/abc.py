@@ -272,6 +272,9 @@ class TunnelView:
 class RecordLog(Protocol):
     """Who writes records down, a batch at a time."""
 
+    def room(self) -> int:
+        """How many records it would take now without loss; the others can wait in the engine."""
+
     def begin(self) -> bool:
         """A batch begins; whether its ordinary endings may be told by `closed`."""
 

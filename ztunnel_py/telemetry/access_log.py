@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import LogFields
     from ztunnel_py.state.address import SockAddr
 
+_LINES_OF_ONE = 2
+"""Lines that one record may have."""
 _access = logger("access")
 _path = logger("ztunnel::path")
 
@@ -46,6 +48,10 @@ class AccessLog:
     def __init__(self) -> None:
         self._head: str | None = None
         self._lines: list[bytes] = []
+
+    def room(self) -> int:
+        """See the contract."""
+        return _access.room() // _LINES_OF_ONE
 
     def begin(self) -> bool:
         """See the contract."""

@@ -163,6 +163,12 @@ XDS_CONNECTED = _gauge(
     "Whether the control plane is heard: 1, or 0 (unstable).",
     is_ours=True,
 )
+LOST_LINES = _counter(
+    "ztunnel_py_log_lines_lost",
+    "Lines missing in the log: nobody read it, or it could not be written (unstable).",
+    ("reason",),
+    is_ours=True,
+)
 EVENTS = _counter(
     "ztunnel_py_events",
     "Events of the data plane by name (unstable).",
@@ -178,5 +184,5 @@ METRICS: tuple[Metric, ...] = (
     *(DNS_REQUESTS, DNS_FORWARDED, DNS_FAILED, DNS_DURATION),
     *(PODS_ACTIVE, PODS_PENDING, PODS_STARTED, PODS_STOPPED),
     *(CERTIFICATE_EXPIRY, CERTIFICATE_AGE, CERTIFICATE_FAILURES),
-    *(XDS_CONNECTED, EVENTS),
+    *(XDS_CONNECTED, LOST_LINES, EVENTS),
 )

@@ -15,10 +15,11 @@ import contextlib
 import json
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from ztunnel_py.telemetry.filter import ALWAYS, DEFAULT, Filter, Level
-from ztunnel_py.telemetry.writer import LineWriter
+from ztunnel_py.telemetry.writer import FAILED, FULL, LIMIT, LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -115,6 +116,10 @@ class Logger:
         """Writes finished lines, each a head, `plain` fields and a newline."""
         _ROOT.write(lines)
 
+    def room(self) -> int:
+        """How many lines may be written now, by who can keep them for later."""
+        return _ROOT.writer.room() if _ROOT.writer is not None else LIMIT
+
     def refresh(self) -> None:
         """Takes over the process's filter."""
         surely, at_best = _ROOT.filter.bounds(self.target)
@@ -156,9 +161,10 @@ class _Clock:
 class _Root:
     """The process's log. The one mutable global here: a log line must be possible anywhere."""
 
-    __slots__ = ("clock", "filter", "json", "loggers", "writer")
+    __slots__ = ("clock", "filter", "json", "loggers", "lost", "writer")
 
     def __init__(self) -> None:
+        self.lost = Counter({FULL: 0, FAILED: 0})
         self.clock: Callable[[], str] = _Clock()
         self.loggers: dict[str, Logger] = {}
         self.apply(Filter.parse(DEFAULT), is_json=False, writer=None)
@@ -194,8 +200,13 @@ def configure(filter_text: str = DEFAULT, *, is_json: bool = False, fd: int = 1)
     """
     log_filter = Filter.parse(ALWAYS + filter_text)
     close()
-    _ROOT.apply(log_filter, is_json=is_json, writer=LineWriter(fd))
+    _ROOT.apply(log_filter, is_json=is_json, writer=LineWriter(fd, _ROOT.lost, _notice))
     _refresh_loggers()
+
+
+def lost() -> Mapping[str, int]:
+    """How many lines were lost so far, by reason."""
+    return _ROOT.lost
 
 
 def close() -> None:
@@ -213,6 +224,14 @@ atexit.register(close)
 def _refresh_loggers() -> None:
     for known in list(_ROOT.loggers.values()):
         known.refresh()
+
+
+def _notice(count: int) -> bytes:
+    """The line that says where lines are missing."""
+    message, now = f"{count} log lines were lost here", _ROOT.clock()
+    if _ROOT.json:
+        return encoded(_json_line(now, "warn", "ztunnel::log", message, {}))
+    return encoded(_plain_line(now, "warn", "log", message, {}))
 
 
 def plain(fields: Mapping[str, object]) -> str:

@@ -128,6 +128,12 @@ def lookups(counts: Mapping[tuple[str, ...], int]) -> Family:
     return Family(catalogue.LOOKUPS, samples)
 
 
+def lost_lines(counts: Mapping[str, int]) -> Family:
+    """Lines that are missing in the log, by reason."""
+    samples = [Sample(labels_text({"reason": reason}), n) for reason, n in counts.items()]
+    return Family(catalogue.LOST_LINES, samples)
+
+
 def _of_opened(
     slots: Mapping[TrafficLabels, SlotCounts], value: Callable[[SlotCounts], int]
 ) -> Iterator[Sample | None]:
