@@ -12,6 +12,7 @@ from ztunnel_py.admin.server import admin_server
 from ztunnel_py.dataplane.abc import ConnView, Direction, TunnelView
 from ztunnel_py.state.address import SockAddr
 
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 _LOOPBACK = (("127.0.0.1", 0),)
 
 
@@ -27,6 +28,7 @@ def connection(**changes: Any) -> ConnView:
         "age_s": 1.23456,
         "upstream_bytes": 1,
         "downstream_bytes": 2,
+        "trace": TRACE,
     }
     return ConnView(**known | changes)
 
@@ -62,6 +64,7 @@ def test_a_connection_is_shown_with_its_id_as_in_the_log_and_who_stalls_it() -> 
             "ageSeconds": 1.235,
             "upstreamBytes": 1,
             "downstreamBytes": 2,
+            "connectionId": TRACE,
             "stalled": {"client": {"seconds": 2.5, "bytes": 100}, "upstream": None},
         }
     ]

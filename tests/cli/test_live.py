@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.admin.test_live import connection, tunnel
+from tests.admin.test_live import TRACE, connection, tunnel
 from ztunnel_py.__main__ import run
 from ztunnel_py.admin.http import Answer, HttpServer
 from ztunnel_py.admin.server import admin_server
@@ -71,9 +71,10 @@ async def test_connections_are_a_table(admin: str, capsys: pytest.CaptureFixture
         "STATE": "relaying",
         "TUNNEL": "0000000000000007",
         "STALLED BY": "client 4.2s 64.0 KiB",
+        "CONNECTION ID": TRACE,
     }
     assert cells[2][4] == "10.96.0.1:80"
-    assert cells[2][-3:] == ["-", "-", "-"]
+    assert cells[2][-4:] == ["-", "-", "-", TRACE]
 
 
 async def test_a_workload_can_be_picked_and_json_has_everything(

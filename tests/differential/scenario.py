@@ -215,6 +215,7 @@ _REQUEST_HEADERS = st.lists(
             ("forwarded", "host=second"),
             ("x-forwarded-network", "west"),
             ("traceparent", "0" * 55),
+            ("traceparent", f"00-{'1f' * 16}-{'e0' * 8}-01"),
             ("anything", "else"),
         ]
     ),

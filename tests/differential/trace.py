@@ -127,6 +127,7 @@ def record(one: Record, near: EndPoint | None, far: EndPoint | None) -> str:
         f"{one.kind.value}: {one.workload} {one.direction.value} {one.reason.name} {detail!r} "
         f"up {up} down {down} {one.protocol} "
         f"authority {_PORT.sub(':port', one.hbone_addr)!r} reused {is_reused} "
+        f"id {bool(re.fullmatch('[0-9a-f]{32}', one.trace))} span {len(one.span)} "
         f"app {one.app is not None} log {one.log is not None} reached {reached}"
     )
 

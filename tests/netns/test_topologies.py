@@ -133,18 +133,23 @@ def test_pods_talk_whether_or_not_they_are_in_the_mesh(
     assert (greeting, is_whole) == (f"{target}:{APP_PORT}", True)
     address = at(there, APP_PORT)
     next_hop = at(there, 15008) if is_mutual else address
+    ids = set()
     for view in shown.values():
         assert [one["protocol"] for one in view] == ["HBONE" if is_mutual else "TCP"]
+        ids |= {one["connectionId"] for one in view}
     if source in marks:
         line = checked(mesh, marks[source], "source", pods, is_mutual)
         assert (line["src.addr"], line["dst.addr"]) == (call.local, next_hop)
         assert line.get("dst.hbone_addr") == (address if is_mutual else None)
         assert [one["actualDst"] for one in shown[source]] == [next_hop]
+        ids.add(line["connection.id"])
     if target in marks:
         line = checked(mesh, marks[target], "destination", pods, is_mutual)
         assert str(line["src.addr"]).startswith(at(here, 0)[:-1])
         assert line["dst.addr"] == next_hop
         assert [one["actualDst"] for one in shown[target]] == [address]
+        ids.add(line["connection.id"])
+    assert len(ids) == (1 if marks else 0)
 
 
 @pytest.mark.parametrize(

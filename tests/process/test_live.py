@@ -67,6 +67,7 @@ def test_an_open_connection_is_shown_under_the_id_that_its_log_line_has(
     (path,) = [event for event in proxy.events() if event["scope"] == "ztunnel::path"]
 
     assert shown["id"] == path["conn"]
+    assert shown["connectionId"] == path["connection.id"]
     assert (shown["upstreamBytes"], shown["downstreamBytes"]) == (6, 6)
     assert shown["originalDst"] == f"{HOST}:{echo}"
     assert shown["id"] in table.stdout

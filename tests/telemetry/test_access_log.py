@@ -29,6 +29,8 @@ _TIME = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _OURS = "spiffe://td/ns/shop/sa/cart"
 _THEIRS = "spiffe://td/ns/shop/sa/prices"
 _LOG = LogFields("cart-1", "shop", _OURS, "c1", "prices.shop", "prices-1", "shop", _THEIRS, "c2")
+_TRACE = "0af7651916cd43dd8448eb211c80319c"
+_ID = f" connection.id={_TRACE}"
 _OPENED = (
     'src.addr=10.1.0.5:40000 src.workload="cart-1" src.namespace="shop" '
     f'src.identity="{_OURS}" src.cluster="c1" '
@@ -52,6 +54,7 @@ def _record(**changes: Any) -> Record:
         "downstream_bytes": 22,
         "log": _LOG,
         "steps": Steps(1_000_000, 1_250_000, 2_000_000, 0, 14_900_000),
+        "trace": _TRACE,
     }
     return Record(**parts | changes)
 
@@ -69,7 +72,7 @@ def test_completed_outbound_connection_logs_all_fields_in_order(log_file: LogFil
             "info",
             "access",
             "connection complete",
-            _OPENED + 'direction="outbound" bytes_sent=11 bytes_recv=22 duration="13ms"',
+            _OPENED + 'direction="outbound" bytes_sent=11 bytes_recv=22 duration="13ms"' + _ID,
         ]
     ]
 
@@ -77,7 +80,8 @@ def test_completed_outbound_connection_logs_all_fields_in_order(log_file: LogFil
 def test_inbound_bytes_are_those_of_the_application(log_file: LogFile) -> None:
     ((*_, fields),) = _logged(log_file, _record(direction=Direction.INBOUND))
 
-    assert fields.endswith('direction="inbound" bytes_sent=22 bytes_recv=11 duration="13ms"')
+    ending = 'direction="inbound" bytes_sent=22 bytes_recv=11 duration="13ms"'
+    assert fields.endswith(ending + _ID)
 
 
 def test_failed_connection_is_an_error_with_its_text(log_file: LogFile) -> None:
@@ -88,7 +92,7 @@ def test_failed_connection_is_an_error_with_its_text(log_file: LogFile) -> None:
     assert (level, message) == ("error", "connection complete")
     assert fields.endswith(
         'duration="13ms" error="connection closed due to policy rejection: '
-        'allow policies exist, but none allowed"'
+        'allow policies exist, but none allowed"' + _ID
     )
 
 
@@ -103,7 +107,7 @@ def test_early_refusal_is_a_warning_with_addresses_and_error_only(log_file: LogF
             "access",
             "connection failed",
             'src.addr=10.1.0.5:40000 dst.addr=10.1.0.7:15008 direction="outbound" '
-            'error="no healthy upstream: x"',
+            'error="no healthy upstream: x"' + _ID,
         ]
     ]
 
@@ -123,7 +127,9 @@ def test_opening_appears_at_debug_only(
 def test_opening_has_no_counts(log_file: LogFile) -> None:
     lines = _logged(log_file, _record(kind=RecordKind.OPENED), "access=debug")
 
-    assert lines == [["debug", "access", "connection opened", _OPENED + 'direction="outbound"']]
+    assert lines == [
+        ["debug", "access", "connection opened", _OPENED + 'direction="outbound"' + _ID]
+    ]
 
 
 def test_unknown_fields_are_left_out(log_file: LogFile) -> None:
@@ -131,7 +137,7 @@ def test_unknown_fields_are_left_out(log_file: LogFile) -> None:
 
     assert fields == (
         'src.addr=10.1.0.5:40000 dst.addr=10.1.0.7:15008 direction="outbound" '
-        'bytes_sent=11 bytes_recv=22 duration="13ms"'
+        'bytes_sent=11 bytes_recv=22 duration="13ms"' + _ID
     )
 
 
@@ -151,7 +157,7 @@ def test_json_line_has_level_time_scope_message_and_the_fields_in_order(log_file
         *("level", "time", "scope", "message"),
         *(f"src.{name}" for name in source),
         *(f"dst.{name}" for name in destination),
-        *("direction", "bytes_sent", "bytes_recv", "duration", "error"),
+        *("direction", "bytes_sent", "bytes_recv", "duration", "error", "connection.id"),
     ]
     assert event["scope"] == "access"
     assert (event["src.addr"], event["bytes_sent"]) == ("10.1.0.5:40000", 11)
@@ -172,7 +178,7 @@ def test_path_tells_each_step_in_microseconds_since_accept(log_file: LogFile) ->
             "debug",
             "path",
             "path",
-            'conn="000000000000002a" direction="outbound" src=10.1.0.5:40000 '
+            f'conn="000000000000002a"{_ID} direction="outbound" src=10.1.0.5:40000 '
             'original_dst=10.96.0.9:80 workload="shop/cart-1" '
             f'identity="{_OURS}" peer_identity="{_THEIRS}" protocol="HBONE" '
             'next_hop=10.1.0.7:15008 authority="10.1.0.7:8080" tunnel="reused" '
@@ -194,7 +200,7 @@ def test_path_of_an_inbound_connection_swaps_identities_and_names_policy_and_app
     ((*_, fields),) = _logged(log_file, record, "warn,ztunnel::path=debug")
 
     assert fields == (
-        'conn="000000000000002a" direction="inbound" src=10.1.0.5:40000 '
+        f'conn="000000000000002a"{_ID} direction="inbound" src=10.1.0.5:40000 '
         f'identity="{_THEIRS}" peer_identity="{_OURS}" authority="10.1.0.7:8080" '
         'policy="allowed by shop/callers" app=10.1.0.7:8080 result="ok"'
     )
@@ -241,6 +247,8 @@ _RAW = st.tuples(
     _TEXT,
     st.text(st.characters(max_codepoint=255), max_size=8),
     st.integers(0, 2),
+    st.just(_TRACE),
+    st.just(""),
 )
 
 
@@ -294,7 +302,25 @@ def test_the_short_way_writes_what_the_long_one_does(
 def test_filters_count_on_the_short_way(kept: None, filter_text: str) -> None:
     steps = (1, 2, 3, 4, 5)
     address = pack_address(SockAddr.parse("10.0.0.1:1"))
-    raw: Any = (1, 1, 1, False, 0, 0, -1, *[address] * 4, 5, 6, steps, _verdict(_LOG), "", "", 0)
+    raw: Any = (
+        1,
+        1,
+        1,
+        False,
+        0,
+        0,
+        -1,
+        *[address] * 4,
+        5,
+        6,
+        steps,
+        _verdict(_LOG),
+        "",
+        "",
+        0,
+        _TRACE,
+        "",
+    )
 
     short = _text(filter_text, False, lambda: write_records([raw, raw], {}, AccessLog()))
 

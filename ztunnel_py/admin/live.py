@@ -40,6 +40,7 @@ def _connection(view: ConnView) -> Json:
         "ageSeconds": _seconds(view.age_s),
         "upstreamBytes": view.upstream_bytes,
         "downstreamBytes": view.downstream_bytes,
+        "connectionId": view.trace,
         "stalled": {
             "client": _stall(view.client_stalled_s, view.client_waiting),
             "upstream": _stall(view.upstream_stalled_s, view.upstream_waiting),

@@ -160,6 +160,7 @@ _CONNECTION: dict[str, Callable[[Json], str]] = {
     "STATE": lambda one: one["state"] or "",
     "TUNNEL": lambda one: one["tunnel"] or "",
     "STALLED BY": _stalls,
+    "CONNECTION ID": lambda one: one["connectionId"],
 }
 
 _TUNNEL: dict[str, Callable[[Json], str]] = {

@@ -35,6 +35,8 @@ _Record: TypeAlias = tuple[
     str,  # detail
     str,  # authority
     int,  # protocol
+    str,  # trace id
+    str,  # span id, or empty
 ]
 
 _ConnView: TypeAlias = tuple[
@@ -57,6 +59,7 @@ _ConnView: TypeAlias = tuple[
     int,  # client waiting, bytes
     int,  # upstream waiting, bytes
     str,  # state
+    str,  # trace id
 ]
 
 _TunnelView: TypeAlias = tuple[

@@ -68,6 +68,7 @@ struct conn *conn_create(struct worker *worker, struct workload *workload, enum 
     conn->workload = workload_ref(workload);
     conn->kind = kind;
     conn->id = core_next_id(worker->core);
+    conn->trace = worker_trace(worker, kind == KEY_OUTBOUND);
     conn->fd = fd;
     conn->src = *src;
     conn->original_dst = *original_dst;
@@ -117,6 +118,7 @@ static void put_record(struct conn *conn, enum record_kind kind, enum reason rea
     struct core *const core = conn->worker->core;
     struct record record = {
         .conn = conn->id,
+        .trace = conn->trace,
         .workload = conn->workload->id,
         .kind = (uint8_t)kind,
         .reason = (uint8_t)reason,

@@ -13,6 +13,7 @@
 #include "io_fd.h"
 #include "relay.h"
 #include "stream.h"
+#include "trace.h"
 #include "workload.h"
 
 enum conn_state {
@@ -36,7 +37,8 @@ struct conn {
     enum key_kind kind;  /* KEY_OUTBOUND, KEY_INBOUND or KEY_PASSTHROUGH */
     enum key_kind asked; /* what `key` is of */
     uint64_t id;
-    int fd;                        /* accepted socket until it is relayed; -1 */
+    struct trace trace; /* its name on all nodes; inbound, the client's if that is valid */
+    int fd;             /* accepted socket until it is relayed; -1 */
     struct io_fd client, upstream; /* sockets being relayed */
     struct stream *stream;         /* NULL: none */
     struct tunnel *tunnel;         /* leased (outbound) */

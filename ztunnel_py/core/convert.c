@@ -279,6 +279,21 @@ static void row_put_bytes(struct row *row, const uint8_t *bytes, size_t len) {
     row_put(row, PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)len));
 }
 
+/* The digits of a trace id. */
+static void row_put_trace(struct row *row, const struct trace *trace) {
+    char digits[TRACE_DIGITS];
+    trace_hex(trace->high, digits);
+    trace_hex(trace->low, &digits[SPAN_DIGITS]);
+    row_put(row, PyUnicode_DecodeLatin1(digits, TRACE_DIGITS, NULL));
+}
+
+/* The digits of its span, none if there is none. */
+static void row_put_span(struct row *row, const struct trace *trace) {
+    char digits[SPAN_DIGITS];
+    trace_hex(trace->span, digits);
+    row_put(row, PyUnicode_DecodeLatin1(digits, trace->span != 0 ? SPAN_DIGITS : 0, NULL));
+}
+
 static PyObject *row_end(struct row *row) {
     if (row->is_spoilt) {
         Py_CLEAR(row->tuple);
@@ -337,7 +352,7 @@ PyObject *convert_from_live(const struct core_live *live) {
 PyObject *convert_from_record(const struct record *record) {
     const struct verdict *verdict = record->verdict;
     PyObject *tag = verdict != NULL ? (PyObject *)(uintptr_t)verdict->tag : NULL;
-    struct row row = row_of(18);
+    struct row row = row_of(20);
     row_put_u64(&row, record->kind);
     row_put_u64(&row, record->conn);
     row_put_u64(&row, record->workload);
@@ -356,11 +371,13 @@ PyObject *convert_from_record(const struct record *record) {
     row_put_text(&row, record->detail);
     row_put_latin1(&row, record->authority);
     row_put_u64(&row, record->protocol);
+    row_put_trace(&row, &record->trace);
+    row_put_span(&row, &record->trace);
     return row_end(&row);
 }
 
 PyObject *convert_from_conn_view(const struct core_conn_view *view) {
-    struct row row = row_of(19);
+    struct row row = row_of(20);
     row_put_u64(&row, view->id);
     row_put_u64(&row, view->workload);
     row_put_bool(&row, view->is_inbound);
@@ -380,6 +397,7 @@ PyObject *convert_from_conn_view(const struct core_conn_view *view) {
     row_put_u64(&row, view->client_waiting);
     row_put_u64(&row, view->upstream_waiting);
     row_put_latin1(&row, view->state);
+    row_put_trace(&row, &view->trace);
     return row_end(&row);
 }
 

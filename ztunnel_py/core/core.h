@@ -173,6 +173,7 @@ void core_conn_kill(struct core *core, const uint64_t *conns, size_t n, enum rea
 
 struct core_conn_view {
     uint64_t id;
+    struct trace trace;
     uint32_t workload;
     bool is_inbound;
     bool has_hop;

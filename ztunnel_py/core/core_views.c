@@ -138,6 +138,7 @@ static void collect_conns(struct worker *worker, void *argument) {
         }
         *view = (struct core_conn_view){
             .id = conn->id,
+            .trace = conn->trace,
             .workload = conn->workload->id,
             .is_inbound = conn->kind != KEY_OUTBOUND,
             .has_hop = conn->is_opened,

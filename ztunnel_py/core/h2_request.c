@@ -98,6 +98,13 @@ bool h2_request_add(struct mem *mem, struct h2_request *request, struct text nam
     if (text_equal(name, text_of("x-forwarded-network"))) {
         return keep_once(mem, request, value, &request->network, &request->has_network);
     }
+    if (text_equal(name, text_of("traceparent"))) {
+        if (!request->has_trace) {
+            (void)trace_parse(value, &request->trace); /* malformed: as if there was none */
+            request->has_trace = true;
+        }
+        return true;
+    }
     if (text_equal(name, text_of("baggage"))) {
         return keep_baggage(mem, request, value);
     }

@@ -8,6 +8,7 @@
 #define ZT_H2_REQUEST_H
 
 #include "mem.h"
+#include "trace.h"
 
 /* The headers that matter, and the size of all. */
 struct h2_request {
@@ -16,8 +17,9 @@ struct h2_request {
     size_t n_baggage, baggage_size;
     char *bytes;
     size_t len, size;
-    size_t list_size; /* of all headers, RFC 9113 section 6.5.2 */
-    bool has_method, has_authority, has_forwarded, has_network;
+    size_t list_size;   /* of all headers, RFC 9113 section 6.5.2 */
+    struct trace trace; /* unknown: there is none, or none that can be read */
+    bool has_method, has_authority, has_forwarded, has_network, has_trace;
 };
 
 /* An empty one, NULL without memory. */

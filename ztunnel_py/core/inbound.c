@@ -62,6 +62,9 @@ void inbound_requested(struct tunnel *tunnel, struct stream *stream,
     stream->ops = &STREAM_OPS;
     conn->stream = stream;
     conn->tunnel_id = tunnel->id;
+    if (trace_is_known(&request->trace)) {
+        conn->trace = request->trace;
+    }
     relay_set_client(&conn->relay, &stream->io); /* what comes early is held */
     char method[64];
     if (!text_equal(request->method, text_of("CONNECT"))) {

@@ -22,7 +22,6 @@
 #define FIELDS_MAX 12
 /* A header that goes onto a CONNECT inside of another tunnel's stream only. */
 #define INNER_ONLY "x-forwarded-network"
-#define TRACE_SIZE 56 /* 00-<32 hex>-<16 hex>-00 and a NUL */
 
 static void decided(struct conn *conn, struct verdict *verdict);
 static void responded(struct stream *stream, unsigned status);
@@ -121,12 +120,6 @@ static size_t format_forwarded(const struct conn *conn, char *to, size_t size) {
     return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
 }
 
-static void format_trace(struct worker *worker, char to[TRACE_SIZE]) {
-    (void)snprintf(
-        to, TRACE_SIZE, "00-%016llx%016llx-%016llx-00", (unsigned long long)worker_random(worker),
-        (unsigned long long)worker_random(worker), (unsigned long long)worker_random(worker));
-}
-
 /* The CONNECT (spec dataplane, section 2.9). NULL if no more streams can be opened. */
 static struct stream *request(struct conn *conn, struct text authority, struct h2 *h2) {
     const struct verdict *const verdict = conn->verdict;
@@ -141,7 +134,7 @@ static struct stream *request(struct conn *conn, struct text authority, struct h
         fields[n++] = (struct h2_field){verdict->headers[i].name, verdict->headers[i].value, false};
     }
     const size_t len = format_forwarded(conn, forwarded, sizeof(forwarded));
-    format_trace(conn->worker, trace);
+    trace_format(&conn->trace, trace);
     fields[n++] = (struct h2_field){text_of("forwarded"), {forwarded, len}, true};
     fields[n++] = (struct h2_field){text_of("traceparent"), {trace, TRACE_SIZE - 1}, true};
     return h2_connect(h2, authority, fields, n);

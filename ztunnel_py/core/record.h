@@ -14,6 +14,7 @@
 #include "addr.h"
 #include "mem.h"
 #include "reason.h"
+#include "trace.h"
 #include "verdict.h"
 
 #define RECORD_RING 65536
@@ -23,7 +24,8 @@ enum record_kind { RECORD_OPENED, RECORD_CLOSED, RECORD_DENIED };
 enum record_step { STEP_ACCEPTED, STEP_DECIDED, STEP_TUNNEL, STEP_CONNECTED, STEP_CLOSED, STEPS };
 
 struct record {
-    uint64_t conn;     /* connection id */
+    uint64_t conn; /* connection id */
+    struct trace trace;
     uint32_t workload; /* id */
     uint32_t hop;      /* index of the hop in the verdict */
     uint8_t kind;      /* enum record_kind */

@@ -281,6 +281,7 @@ static void record_denied(const struct tunnel *tunnel, enum reason reason, const
     struct worker *const worker = tunnel->worker;
     struct record record = {
         .conn = tunnel->id,
+        .trace = worker_trace(worker, false),
         .workload = tunnel->workload->id,
         .kind = RECORD_DENIED,
         .reason = (uint8_t)reason,

@@ -27,6 +27,14 @@ uint64_t worker_random(struct worker *worker) {
     return result;
 }
 
+struct trace worker_trace(struct worker *worker, bool is_client) {
+    struct trace trace = {.high = worker_random(worker), .low = worker_random(worker)};
+    if (is_client) {
+        trace.span = worker_random(worker);
+    }
+    return trace;
+}
+
 static bool allocate(struct worker *worker) {
     worker->scratch = mem_alloc(worker->mem, MEM_CORE, IO_HEADROOM + IO_READ_MAX);
     worker->wire_in = mem_alloc(worker->mem, MEM_CORE, WIRE_SIZE);

@@ -11,6 +11,7 @@
 #include "loop.h"
 #include "pool.h"
 #include "stats.h"
+#include "trace.h"
 
 #define WIRE_SIZE ((size_t)(512 * 1024)) /* bytes read from a tunnel's socket at once, at most */
 #define PLAIN_SIZE ((size_t)(256 * 1024))
@@ -44,6 +45,9 @@ bool worker_start(struct worker *worker, struct core *core, size_t index);
 
 /* Frees what a worker whose thread has ended holds, but for its counters. */
 void worker_clear(struct worker *worker);
+
+/* A trace id that nobody else has, and a span id if this is the client's side. */
+struct trace worker_trace(struct worker *worker, bool is_client);
 
 /* Next number of a fast generator; for drawing hops and trace ids, not for secrets. */
 uint64_t worker_random(struct worker *worker);

@@ -214,6 +214,10 @@ class Record:
     tunnel_reused: bool | None = None
     """Outbound HBONE: the tunnel was in the pool. None where there is no tunnel."""
     steps: Steps | None = None
+    trace: str = ""
+    """The connection's id on all nodes that it passes, 32 hexadecimal digits."""
+    span: str = ""
+    """Id of the client's side of it, 16 digits; inbound, as that side has sent it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,8 @@ class ConnView:
     age_s: float
     upstream_bytes: int
     downstream_bytes: int
+    trace: str
+    """As in its record."""
     # What the reference engine does not tell:
     state: str = ""
     """What it is doing: `deciding`, `dialling`, `relaying`, ..."""
@@ -288,6 +294,7 @@ class RecordLog(Protocol):
         upstream_bytes: int,
         downstream_bytes: int,
         duration_ns: int,
+        trace: str,
     ) -> None:
         """A record of kind CLOSED with `Reason.OK`, in parts; addresses are packed."""
 

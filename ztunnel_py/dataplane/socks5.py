@@ -21,6 +21,7 @@ from ztunnel_py.errors import Reason
 from ztunnel_py.reference import sock as sockets
 from ztunnel_py.reference.accept import Listener
 from ztunnel_py.reference.socks5 import NegotiationError, negotiate
+from ztunnel_py.reference.trace import drawn
 from ztunnel_py.state.address import SockAddr
 from ztunnel_py.telemetry.log import logger
 
@@ -195,6 +196,7 @@ class Socks5:
             reason=client.ending,
             detail=client.detail,
             steps=client.steps,
+            trace=drawn(is_client=True).id,
         )
 
     def _exhausted(self, error: OSError) -> None:

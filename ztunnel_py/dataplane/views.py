@@ -62,6 +62,8 @@ def read_record(raw: _Record, names: Mapping[int, str]) -> Record:
         detail,
         authority,
         protocol,
+        trace,
+        span,
     ) = raw
     verdict = cast("Verdict | None", tag)
     hop = None if verdict is None or hop_index < 0 else verdict.hops[hop_index]
@@ -85,6 +87,8 @@ def read_record(raw: _Record, names: Mapping[int, str]) -> Record:
         _protocol(is_inbound, authority, protocol) if hop is not None else "",
         _REUSED[reused],
         Steps(*steps),
+        trace,
+        span,
     )
 
 
@@ -111,6 +115,8 @@ def write_records(raws: Iterable[_Record], names: Mapping[int, str], log: Record
             _,
             authority,
             _,
+            trace,
+            _,
         ) = raw
         if is_short and kind == _CLOSED and reason == _OK and hop_index >= 0:
             log.closed(
@@ -122,6 +128,7 @@ def write_records(raws: Iterable[_Record], names: Mapping[int, str], log: Record
                 upstream_bytes,
                 downstream_bytes,
                 max(0, steps[-1] - steps[0]),
+                trace,
             )
         else:
             log.record(read_record(raw, names))
@@ -173,6 +180,7 @@ def conn_view(raw: _ConnView, names: Mapping[int, str]) -> ConnView:
         client_waiting,
         upstream_waiting,
         state,
+        trace,
     ) = raw
     return ConnView(
         id=number,
@@ -185,6 +193,7 @@ def conn_view(raw: _ConnView, names: Mapping[int, str]) -> ConnView:
         age_s=age / _NS,
         upstream_bytes=upstream_bytes,
         downstream_bytes=downstream_bytes,
+        trace=trace,
         state=state,
         tunnel=tunnel,
         client_stalled_s=client_stalled / _NS,

@@ -13,6 +13,8 @@ from ztunnel_py.dataplane.abc import (
     RecordKind,
     Steps,
 )
+from ztunnel_py.errors import Reason
+from ztunnel_py.reference import trace as traces
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import Hop, Verdict
     from ztunnel_py.reference.engine import ReferenceEngine
     from ztunnel_py.state.address import SockAddr
-
-from ztunnel_py.errors import Reason
 
 
 class EndedError(Exception):
@@ -56,6 +56,7 @@ class Conn:
         self._sock = sock
         self._is_closed = False
         self.id = engine.next_id()
+        self.trace = traces.drawn(is_client=direction is Direction.OUTBOUND)
         self.workload = workload
         self.direction = direction
         self.src = src
@@ -144,6 +145,7 @@ class Conn:
             age_s=(time.monotonic_ns() - self.steps.accepted_ns) / 1e9,
             upstream_bytes=self.upstream_bytes,
             downstream_bytes=self.downstream_bytes,
+            trace=self.trace.id,
         )
 
     def _protocol(self) -> str:
@@ -174,4 +176,6 @@ class Conn:
             protocol="" if self._hop is None else self._protocol(),
             tunnel_reused=self.tunnel_reused,
             steps=self.steps,
+            trace=self.trace.id,
+            span=self.trace.span,
         )

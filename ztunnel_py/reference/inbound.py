@@ -24,6 +24,7 @@ from ztunnel_py.decide.verdict import Action
 from ztunnel_py.errors import Reason
 from ztunnel_py.reference import proxy_protocol
 from ztunnel_py.reference import sock as sockets
+from ztunnel_py.reference import trace as traces
 from ztunnel_py.reference.conn import Conn, EndedError
 from ztunnel_py.reference.io import SocketIo
 from ztunnel_py.reference.outbound import tls_text
@@ -110,6 +111,7 @@ async def _forward(
     engine: ReferenceEngine, local: Local, conn: Conn, tunnel: Tunnel, stream: Stream
 ) -> tuple[Reason, str]:
     headers = dict(reversed(stream.headers))  # the first of several counts
+    conn.trace = traces.parsed(headers.get("traceparent", "")) or conn.trace
     if headers[":method"] != "CONNECT":
         raise EndedError(Reason.BAD_METHOD, headers[":method"])
     authority = headers.get(":authority", "")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import http
-import os
 import ssl
 import time
 from typing import TYPE_CHECKING
@@ -198,7 +197,7 @@ def connect_headers(
         (":authority", authority),
         *constant,
         ("forwarded", forwarded),
-        ("traceparent", f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"),
+        ("traceparent", conn.trace.traceparent),
     ]
 
 

@@ -5,6 +5,8 @@ Fields, their order and the levels are ztunnel's. The byte counts are the applic
 the local application sent is `bytes_sent`. Metrics count by direction instead (client to upstream
 is received), so the two agree on one side of the mesh only. Source: spec dataplane, section 12.4.
 
+One field is ours, the last: `connection.id`, the same in the lines of both sides of the mesh.
+
 A proxy may close thousands of connections a second, so an ordinary ending has a way of its own,
 `AccessLog.closed`: what all connections of a hop have in common is rendered once. `log_record` says
 what every line looks like; both write the same text.
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from ztunnel_py.decide.verdict import LogFields
     from ztunnel_py.state.address import SockAddr
 
+CONNECTION_ID = "connection.id"
 _LINES_OF_ONE = 2
 """Lines that one record may have."""
 _access = logger("access")
@@ -69,6 +72,7 @@ class AccessLog:
         upstream_bytes: int,
         downstream_bytes: int,
         duration_ns: int,
+        trace: str,
     ) -> None:
         """See the contract."""
         source, middle = _before_port(src[:-2]), _middle(log, dst, authority, is_inbound)
@@ -78,7 +82,7 @@ class AccessLog:
         self._lines.append(
             (
                 f"{self._head}{source}{src[-2] | src[-1] << 8}{middle}{sent} bytes_recv={received} "
-                f'duration="{duration_ns // 1_000_000}ms"\n'
+                f'duration="{duration_ns // 1_000_000}ms" {CONNECTION_ID}={trace}\n'
             ).encode()
         )
 
@@ -114,16 +118,18 @@ def log_record(record: Record) -> None:
     match record.kind:
         case RecordKind.OPENED:
             if wants_opened():
-                _access.debug(record.kind.value, _fields(record))
+                _access.debug(record.kind.value, _fields(record) | _id(record))
             return
         case RecordKind.CLOSED if record.reason is Reason.OK:
             if _access.enabled(Level.INFO):
-                _access.info(record.kind.value, _fields(record) | _ending(record))
+                fields = _fields(record) | _ending(record) | _id(record)
+                _access.info(record.kind.value, fields)
         case RecordKind.CLOSED:
-            error = record.reason.describe(record.detail)
-            _access.error(record.kind.value, _fields(record) | _ending(record) | {"error": error})
+            error = {"error": record.reason.describe(record.detail)}
+            fields = _fields(record) | _ending(record) | error | _id(record)
+            _access.error(record.kind.value, fields)
         case RecordKind.DENIED:
-            _access.warn(record.kind.value, _refusal(record))
+            _access.warn(record.kind.value, _refusal(record) | _id(record))
     if _path.enabled(Level.DEBUG):
         _path.debug("path", path_fields(record))
 
@@ -168,6 +174,10 @@ def _refusal(record: Record) -> dict[str, object]:
     }
 
 
+def _id(record: Record) -> dict[str, object]:
+    return {CONNECTION_ID: Display(record.trace) if record.trace else None}
+
+
 def _duration_ns(steps: Steps | None) -> int:
     return max(0, steps.closed_ns - steps.accepted_ns) if steps else 0
 
@@ -190,6 +200,7 @@ def path_fields(record: Record) -> Mapping[str, object]:
     tunnel = {None: "", True: "reused", False: "new"}[record.tunnel_reused]
     texts: dict[str, object] = {
         "conn": f"{record.conn:016x}",
+        CONNECTION_ID: Display(record.trace) if record.trace else None,
         "direction": record.direction.value,
         "src": Display(record.src),
         "original_dst": Display(record.original_dst) if record.original_dst else None,

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t len);
 
 static const char *const NAMES[] = {
     ":method", ":authority", "forwarded", "x-forwarded-network", "baggage",
-    "baggag",  "Forwarded",  ":path",     ":protocol",           ""};
+    "baggag",  "Forwarded",  ":path",     "traceparent",         ""};
 
 static struct mem mem;
 
@@ -67,6 +67,14 @@ static void check(const struct sent *sent, size_t n, const struct h2_request *re
     same(sent, n, 1, request->has_authority, request->authority);
     same(sent, n, 2, request->has_forwarded, request->forwarded);
     same(sent, n, 3, request->has_network, request->network);
+    struct text value = {"", 0};
+    struct trace trace = {0};
+    demand(request->has_trace == first(sent, n, 8, &value));
+    (void)trace_parse(value, &trace);
+    demand(memcmp(&trace, &request->trace, sizeof(trace)) == 0);
+    char written[TRACE_SIZE];
+    trace_format(&trace, written);
+    demand(!trace_is_known(&trace) || memcmp(written, value.bytes, TRACE_SIZE - 3) == 0);
     for (size_t i = 0; i < n; i++) {
         if (sent[i].name == 4) {
             demand(n_baggage < request->n_baggage);

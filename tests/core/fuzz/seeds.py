@@ -104,6 +104,7 @@ SEEDS: dict[str, dict[str, bytes]] = {
     },
     "request": {
         "usual": b"\x01\x46CONNECT\nG10.1.1.5:80\nHfor=x;host=b\nJk=v\nJl=w",
+        "traced": b"\x00N00-" + b"1f" * 16 + b"-" + b"e0" * 8 + b"-01\nNx",
         "foreign": b"\x00GX\nGY\nIn\nIm\nH\n\nJ\n",
     },
     "h2": {
