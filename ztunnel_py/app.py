@@ -32,6 +32,7 @@ from ztunnel_py.identity import source
 from ztunnel_py.identity.manager import SecretManager
 from ztunnel_py.inpod.client import Client as AgentClient
 from ztunnel_py.inpod.manager import Manager as PodManager
+from ztunnel_py.inpod.migration import handing_over
 from ztunnel_py.inpod.pods import PodProxies
 from ztunnel_py.rpc.server import Server
 from ztunnel_py.state.store import Store
@@ -190,7 +191,8 @@ async def serve(config: Config) -> None:
     drained_by = clock.now() + config.drain_deadline_s
     if dns is not None:
         dns.step_aside()
-    await lifecycle.drain(plane, clock, config.drain_deadline_s)
+    async with handing_over(pods.namespaces()):
+        await lifecycle.drain(plane, clock, config.drain_deadline_s)
     if dns is not None:  # last: who finishes a connection may still have to find somebody
         await dns.drain(max(drained_by - clock.now(), 0.0))
     manager.stop()

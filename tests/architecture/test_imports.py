@@ -81,7 +81,7 @@ CORE_IMPORTERS = {"dataplane.native", "dataplane.views"}
 SOLE_IMPORTERS = {
     "h2": {"reference", "rpc"},
     "hyperframe": {"reference"},
-    "aiohttp": {"admin"},
+    "aiohttp": {"admin", "agent"},
     "brotli": {"admin"},
     "zstandard": {"admin"},
     "dns": {"dns"},

@@ -103,6 +103,10 @@ class Manager:
             if uid not in self._pending:
                 yield PodStatus(uid, PodState.UP, pod.info)
 
+    def namespaces(self) -> tuple[Netns, ...]:
+        """Where pods are served."""
+        return tuple(pod.netns for pod in self._running.values())
+
     def begin(self) -> None:
         """A connection to the agent begins: it will name all pods."""
         self._named.clear()
