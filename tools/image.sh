@@ -5,12 +5,14 @@
 #          fails where it is larger than it may be
 #   test   runs in the build's own Debian the tests that need OpenSSL 3.5
 # BASE names a base image to pull; without it, Debian 13 is made from this machine's apt sources.
+# ISTIO_VERSION is what the proxy says it is part of.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 MOST_COMPRESSED_MB=120
 MOST_UNPACKED_MB=260
 OUT=build/image
+IMAGE=localhost/ztunnel:$(sed -n 's/^__version__ = "\(.*\)"/\1/p' ztunnel_py/__init__.py)
 TESTS="tests/test_openssl.py tests/native/test_identity.py"
 
 fail() {
@@ -46,25 +48,28 @@ build() { # STAGE TAG
     mkdir -p "$OUT/pip"
     cp /etc/ssl/certs/ca-certificates.crt "$OUT/pip"
     printf '[global]\ncert = /etc/xdg/pip/ca-certificates.crt\n' >"$OUT/pip/pip.conf"
-    builder build --quiet --isolation chroot --volume "$PWD/$OUT/pip:/etc/xdg/pip:ro" --ignorefile deploy/Dockerfile.dockerignore \
-        --build-arg "BASE=${BASE:-localhost/debian-base}" --target "$1" --tag "$2" \
+    builder build --quiet --isolation chroot --volume "$PWD/$OUT/pip:/etc/xdg/pip:ro" \
+        --build-arg "BASE=${BASE:-localhost/debian-base}" \
+        --build-arg "istio_version=${ISTIO_VERSION:-unknown}" \
+        --ignorefile deploy/Dockerfile.dockerignore --target "$1" --tag "$2" \
         -f deploy/Dockerfile . >"$OUT/$1.log" 2>&1 || {
         tail -n 40 "$OUT/$1.log" >&2
         fail "the image cannot be built (all of it: $OUT/$1.log)"
     }
+    builder rmi --prune --force >/dev/null  # its predecessor
 }
 
 [ "$(id -u)" -eq 0 ] || fail "images are built as root (chroot, mount)"
 tools/packages.sh image
 mkdir -p "$OUT" dist
-[ -n "${BASE-}" ] || builder inspect localhost/debian-base >/dev/null 2>&1 || make_base
 
 case ${1-} in
 image)
-    build runtime localhost/ztunnel
+    [ -n "${BASE-}" ] || make_base  # with today's security updates
+    build runtime "$IMAGE"
     rm -rf "$OUT/root" dist/ztunnel-py-image.tar
-    builder push --quiet localhost/ztunnel oci-archive:dist/ztunnel-py-image.tar
-    container=$(builder from localhost/ztunnel)
+    builder push --quiet "$IMAGE" "oci-archive:dist/ztunnel-py-image.tar:$IMAGE"
+    container=$(builder from "$IMAGE")
     cp -a "$(builder mount "$container")" "$OUT/root"
     builder rm "$container" >/dev/null
     compressed=$(du -m --apparent-size dist/ztunnel-py-image.tar | cut -f 1)
@@ -75,8 +80,9 @@ image)
         fail "the image is too large"
     ;;
 test)
+    [ -n "${BASE-}" ] || builder inspect localhost/debian-base >/dev/null 2>&1 || make_base
     build test localhost/ztunnel-test
-    container=$(builder from localhost/ztunnel-test)
+    container=$(builder from --ulimit "nofile=$(ulimit -Hn)" localhost/ztunnel-test)
     trap 'builder rm "$container" >/dev/null' EXIT
     # shellcheck disable=SC2086 # a word each
     builder run --isolation chroot "$container" /tools/bin/python -m pytest -q -p no:cacheprovider \
