@@ -17,16 +17,18 @@ GREETING_SIZE = 32
 
 
 async def visit(host: str, port: int) -> str:
-    """One connection; `ok`, or what went wrong."""
+    """One connection; `ok`, or what went wrong, and when."""
+    when = "connecting"
     try:
         async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection(host, port)
+            when = "connected"
             try:
                 greeting = await reader.readexactly(GREETING_SIZE)
             finally:
                 writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{when}: {type(error).__name__}: {error}"
     return "ok" if greeting.strip() else "nothing said"
 
 

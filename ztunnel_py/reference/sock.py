@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ztunnel_py.netns import Netns
     from ztunnel_py.state.address import Ip
 
-BACKLOG = 128
+BACKLOG = 1024
 
 _SO_ORIGINAL_DST = 80
 _IP_FREEBIND = 15
