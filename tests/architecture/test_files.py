@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ztunnel_py.config_doc import markdown
+from ztunnel_py import config_doc
+from ztunnel_py.telemetry import metrics_doc
 
 ROOT = Path(__file__).parents[2]
 SPDX = "SPDX-License-Identifier: Apache-2.0"
@@ -81,7 +82,11 @@ def test_no_file_holds_two_nouns() -> None:
 
 
 def test_every_setting_is_documented() -> None:
-    assert (ROOT / "docs" / "configuration.md").read_text() == markdown()
+    assert (ROOT / "docs" / "configuration.md").read_text() == config_doc.markdown()
+
+
+def test_every_metric_is_documented() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == metrics_doc.markdown()
 
 
 @pytest.mark.parametrize("word", ["peer", "helper", "util", "common", "handler"])

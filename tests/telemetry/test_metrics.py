@@ -241,3 +241,8 @@ def test_the_process_tells_what_it_uses() -> None:
 
 def test_traffic_has_the_labels_of_the_catalogue() -> None:
     assert list(catalogue.TRAFFIC_LABELS) == _NAMES
+
+
+@pytest.mark.parametrize("metric", catalogue.METRICS, ids=lambda metric: metric.name)
+def test_every_label_is_explained(metric: catalogue.Metric) -> None:
+    assert set(metric.labels) <= set(catalogue.LABELS)

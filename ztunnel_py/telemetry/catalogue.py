@@ -8,9 +8,14 @@ shown. docs/metrics.md is made of this table, see metrics_doc.py. Source: spec d
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from ztunnel_py.decide.verdict import TrafficLabels
+from ztunnel_py.errors import Flag
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _UNITS = "bytes", "seconds"
 _SECURITY = TrafficLabels._fields.index("connection_security_policy")
@@ -186,3 +191,46 @@ METRICS: tuple[Metric, ...] = (
     *(CERTIFICATE_EXPIRY, CERTIFICATE_AGE, CERTIFICATE_FAILURES),
     *(XDS_CONNECTED, LOST_LINES, EVENTS),
 )
+
+_OF_BOTH = {
+    "workload": "name of the workload, not of the pod",
+    "canonical_service": "canonical name of the workload",
+    "canonical_revision": "its revision",
+    "workload_namespace": "namespace of the workload",
+    "principal": "SPIFFE identity, as TLS has proved it or discovery says",
+    "app": "as `canonical_service`",
+    "version": "as `canonical_revision`",
+    "cluster": "cluster of the workload",
+    "region": "region of the workload",
+    "zone": "zone of the workload",
+}
+_SIDES = {"source": "client", "destination": "server"}
+LABELS: Mapping[str, str] = MappingProxyType(
+    {
+        "reporter": "who tells: `source` on the client's node, `destination` on the server's",
+        **{
+            f"{side}_{name}": f"{who}: {meaning}"
+            for side, who in _SIDES.items()
+            for name, meaning in _OF_BOTH.items()
+        },
+        "destination_service": "hostname of the service that was meant, not of its waypoint",
+        "destination_service_namespace": "its namespace",
+        "destination_service_name": "its name",
+        "request_protocol": "always `tcp`; of DNS `udp` or `tcp`",
+        "response_flags": "how it ended, "
+        + ", ".join(f"`{flag.value}`" for flag in Flag)
+        + "; `-` is in order",
+        "connection_security_policy": "`mutual_tls` or `unknown`",
+        "request_query_type": "type of a DNS query, lower case",
+        "hostname": "what was looked up",
+        "identity": "SPIFFE identity of a local workload",
+        "component": "always `ztunnel`",
+        "tag": "Istio's version, from `ISTIO_META_ISTIO_VERSION`",
+        "reason": "of streams to the control plane `ConnectionError`, `Error`, `Reconnect` or "
+        "`Complete`; of lost log lines `full` or `failed`",
+        "url": "type URL of a resource",
+        "event": "a line of `ztunnel_py/core/stats.def`, or its like of the reference engine",
+        "le": "upper bound of a bucket",
+    }
+)
+"""What each label says."""
