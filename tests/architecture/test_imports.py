@@ -60,7 +60,8 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         "tells what it is given",
     ),
     "admin": (
-        {"config", "dataplane.abc", "inpod", "state", "identity", "telemetry", "xds", "admin"},
+        {"config", "dataplane.abc", "inpod", "state", "identity", "telemetry", "xds", "admin"}
+        | {"proto"},
         "shows what it is given",
     ),
     "cli": (

@@ -72,6 +72,7 @@ class HttpServer:
         component: its name in log lines.
         addresses: (IP address, port) pairs; port 0 lets the kernel choose.
         handlers: by path; other paths answer 404.
+        stop: ends requests that take long, when the server closes.
     """
 
     def __init__(
@@ -79,10 +80,12 @@ class HttpServer:
         component: str,
         addresses: Sequence[tuple[str, int]],
         handlers: Mapping[str, Handler],
+        stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._component = component
         self._wanted = tuple(addresses)
         self._handlers = handlers
+        self._stop = stop
         self._runner: web.ServerRunner | None = None
         self._servers: list[asyncio.Server] = []
         self._bound: tuple[str, int] | None = None
@@ -134,6 +137,7 @@ class HttpServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        self._stop()
         await runner.cleanup()
         self._say("listener drained")
 

@@ -7,6 +7,7 @@
     /tunnels        HBONE connections, as JSON
     /why            what happens to a connection from `?src=` to `&dst=`, as JSON
     /quitquitquit   POST ends the program as SIGTERM does
+    /debug/pprof/   profiles, see pprof.py
 
 Source: spec identity-ops, section D.2; ztunnel src/admin.rs.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ztunnel_py.admin.http import NOT_ALLOWED, NOT_FOUND, Answer, HttpServer
 from ztunnel_py.admin.live import dump_connections, dump_tunnels
+from ztunnel_py.admin.pprof import Profiles
 from ztunnel_py.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ _PAGES = {
     "tunnels": "HBONE connections, as JSON",
     "why": "what happens to a connection from ?src= to &amp;dst=, as JSON",
     "quitquitquit": "end the program (POST)",
+    "debug/pprof/profile": "processor time of ?seconds=, for pprof",
+    "debug/pprof/heap": "memory, for pprof",
 }
 _JSON = "application/json"
 _ROWS = "".join(f'<tr><td><a href="{p}">{p}</a></td><td>{t}</td></tr>' for p, t in _PAGES.items())
@@ -87,6 +91,7 @@ def admin_server(
         shut_down()
         return Answer(200, "shutdown now\n")
 
+    profiles = Profiles()
     pages: dict[str, Handler] = {
         "/": home,
         "/config_dump": page(dump),
@@ -94,8 +99,9 @@ def admin_server(
         "/tunnels": page(lambda: dump_tunnels(tunnels())),
         "/why": explanation,
         "/quitquitquit": quitquitquit,
+        **profiles.pages(),
     }
-    return HttpServer("admin", addresses, pages)
+    return HttpServer("admin", addresses, pages, profiles.stop)
 
 
 def to_json(value: object) -> str:
