@@ -12,5 +12,5 @@ compile() {
         --output-file "requirements/$out" "$@" pyproject.toml
 }
 compile runtime.txt
-compile dev.txt --extra dev
+compile dev.txt --extra dev --extra otel
 compile build.txt --build-deps-for wheel --only-build-deps

@@ -9,7 +9,7 @@ import gc
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from ztunnel_py import lifecycle
+from ztunnel_py import __version__, lifecycle
 from ztunnel_py.admin.dump import config_dump
 from ztunnel_py.admin.dump_pods import dump_pods
 from ztunnel_py.admin.readiness import Readiness, readiness_server
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from ztunnel_py.dataplane.abc import DataPlane, ListenAddress
     from ztunnel_py.dns.resolver import Resolver
     from ztunnel_py.dns.servers import Servers as NameServers
+    from ztunnel_py.telemetry.otel import Exports
 
 POD_MANAGER = "workload proxy manager"
 DNS = "dns proxy"
@@ -116,7 +117,8 @@ async def serve(config: Config) -> None:
     on_demand = discovery.on_demand if discovery is not None and config.xds_on_demand else None
     upcalls = Upcalls(plane, store, _settings(config), certificates, names, clock, tasks, on_demand)
     revalidate = Revalidate(plane, store, upcalls, tasks)
-    records = Records(plane, AccessLog())
+    exports, access_log = _exports(config), AccessLog()
+    records = Records(plane, exports.around(access_log) if exports is not None else access_log)
 
     dns = _dns(config, store, clock) if config.dns_proxy else None
     pods = PodManager(
@@ -152,6 +154,7 @@ async def serve(config: Config) -> None:
                 *(queries.families(dns.counts) if dns is not None else ()),
                 *(metrics.pods(pods) if is_shared else ()),
                 metrics.lost_lines(logs.lost()),
+                *([metrics.exports(exports.counts)] if exports is not None else ()),
                 *certificate_metrics.families(manager.statuses(), manager.now()),
             ]
         )
@@ -203,6 +206,8 @@ async def serve(config: Config) -> None:
     await tasks.stop()
     authority.stop()
     await records.flush()
+    if exports is not None:
+        await asyncio.to_thread(exports.close)
     await admin.close()
     await stats.close()
     log.info("shutdown complete")
@@ -279,6 +284,22 @@ def _settings(config: Config) -> Settings:
         localhost_app_tunnel=config.localhost_app_tunnel,
         policy_log_level="info" if config.authz_info_logging else "debug",
     )
+
+
+def _exports(config: Config) -> Exports | None:
+    """To OpenTelemetry, if the environment asks for it."""
+    if not config.otel:
+        return None
+    try:
+        from ztunnel_py.telemetry.otel import Exports  # which few have installed
+    except ImportError as error:
+        raise StartError(
+            f"OTEL_* variables ask for exports to OpenTelemetry, but {error.name} is missing: "
+            "install ztunnel-py[otel], or set OTEL_SDK_DISABLED=true"
+        ) from error
+    who = {"service.name": "ztunnel", "service.version": str(__version__)}
+    optional = {"k8s.node.name": config.node_name, "k8s.pod.name": config.pod_name}
+    return Exports(config.otel, who | {name: text for name, text in optional.items() if text})
 
 
 def _resolver(config: Config) -> Resolver:

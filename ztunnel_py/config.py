@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ztunnel_py import config_otel
 from ztunnel_py import config_values as values
 from ztunnel_py.config_mesh import META, load_proxy_config
 from ztunnel_py.config_model import (
@@ -79,6 +80,7 @@ def load(environ: Mapping[str, str], cwd: Path | str = ".", *, cpus: int | None 
         **_binds(read, proxy_config, warnings),
         **_dns(proxy_config),
         "drain_deadline_s": _drain_deadline_s(read),
+        "otel": config_otel.signals(known),
         "warnings": (),
     }
     alone = {s.field: s.variable for s in SETTINGS if s.field not in computed}

@@ -172,6 +172,8 @@ class Config:
     log_filter: str
     is_log_json: bool
     authz_info_logging: bool
+    otel: frozenset[str]
+    """Signals that are exported; see config_otel.py."""
     warnings: tuple[str, ...]
 
     def listeners(self) -> tuple[ListenAddress, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ztunnel_py import config_values as values
 from ztunnel_py.config_mesh import META, VARIABLE
+from ztunnel_py.config_otel import PREFIX
 from ztunnel_py.config_values import Secret
 from ztunnel_py.telemetry.filter import ALWAYS, DEFAULT, Filter
 
@@ -452,6 +453,14 @@ SETTINGS: tuple[Setting, ...] = (
         _IS_TRUE,
         "false",
         "log authorization decisions at info rather than debug",
+    ),
+    Setting(
+        "otel",
+        f"{PREFIX}{KEY}",
+        Kind(values.text, "text"),
+        None,
+        "the standard variables of OpenTelemetry; an `OTEL_EXPORTER_OTLP_ENDPOINT` has access "
+        "records and spans of connections sent there; needs `ztunnel-py[otel]`; ours",
     ),
 )
 """Every variable, in the order of the documentation."""

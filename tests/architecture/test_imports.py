@@ -87,6 +87,7 @@ SOLE_IMPORTERS = {
     "zstandard": {"admin"},
     "dns": {"dns"},
     "grpclib": {"rpc"},
+    "opentelemetry": {"telemetry"},
     "pyroute2": {"redirection"},
 }
 

@@ -178,6 +178,21 @@ def _id(record: Record) -> dict[str, object]:
     return {CONNECTION_ID: Display(record.trace) if record.trace else None}
 
 
+def flat_fields(record: Record) -> dict[str, str | int]:
+    """What the line of an ending says, without its id: names and plain values."""
+    is_early = record.kind is RecordKind.DENIED
+    fields = _refusal(record) if is_early else _fields(record) | _ending(record)
+    if not is_early and record.reason is not Reason.OK:
+        fields["error"] = record.reason.describe(record.detail)
+    flat: dict[str, str | int] = {}
+    for name, value in fields.items():
+        if isinstance(value, Group):
+            flat |= {inner: str(text) for inner, text in value.fields.items()}
+        elif value is not None:
+            flat[name] = value if isinstance(value, int) else str(value)
+    return flat
+
+
 def _duration_ns(steps: Steps | None) -> int:
     return max(0, steps.closed_ns - steps.accepted_ns) if steps else 0
 

@@ -174,6 +174,12 @@ LOST_LINES = _counter(
     ("reason",),
     is_ours=True,
 )
+OTEL_RECORDS = _counter(
+    "ztunnel_py_otel_records",
+    "Access records for OpenTelemetry by what became of them (unstable).",
+    ("outcome",),
+    is_ours=True,
+)
 EVENTS = _counter(
     "ztunnel_py_events",
     "Events of the data plane by name (unstable).",
@@ -189,7 +195,7 @@ METRICS: tuple[Metric, ...] = (
     *(DNS_REQUESTS, DNS_FORWARDED, DNS_FAILED, DNS_DURATION),
     *(PODS_ACTIVE, PODS_PENDING, PODS_STARTED, PODS_STOPPED),
     *(CERTIFICATE_EXPIRY, CERTIFICATE_AGE, CERTIFICATE_FAILURES),
-    *(XDS_CONNECTED, LOST_LINES, EVENTS),
+    *(XDS_CONNECTED, LOST_LINES, OTEL_RECORDS, EVENTS),
 )
 
 _OF_BOTH = {
@@ -228,6 +234,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "tag": "Istio's version, from `ISTIO_META_ISTIO_VERSION`",
         "reason": "of streams to the control plane `ConnectionError`, `Error`, `Reconnect` or "
         "`Complete`; of lost log lines `full` or `failed`",
+        "outcome": "`exported`, `dropped` for want of room, or `failed`",
         "url": "type URL of a resource",
         "event": "a line of `ztunnel_py/core/stats.def`, or its like of the reference engine",
         "le": "upper bound of a bucket",

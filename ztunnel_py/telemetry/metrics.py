@@ -134,6 +134,12 @@ def lost_lines(counts: Mapping[str, int]) -> Family:
     return Family(catalogue.LOST_LINES, samples)
 
 
+def exports(counts: Mapping[str, int]) -> Family:
+    """Records for OpenTelemetry, by what became of them."""
+    samples = [Sample(labels_text({"outcome": outcome}), n) for outcome, n in counts.items()]
+    return Family(catalogue.OTEL_RECORDS, samples)
+
+
 def _of_opened(
     slots: Mapping[TrafficLabels, SlotCounts], value: Callable[[SlotCounts], int]
 ) -> Iterator[Sample | None]:
