@@ -91,6 +91,20 @@ async def test_each_side_sees_its_own_authority_and_the_clients_identity(
     assert outer.identity == inner.identity == CLIENT
 
 
+async def test_a_connection_has_one_id_on_both_tunnels(
+    client: Plane, gateway: Plane, server: Plane, net: Net
+) -> None:
+    app = await net.app()
+    client.decide = lambda _: doubly(gateway)
+    server.decide = lambda _: forward(app.address, reporter="destination")
+
+    await net.user(client)
+    await app.accept()
+
+    shown = [plane.engine.connections() for plane in (client, gateway, server)]
+    assert len({view.trace for views in shown for view in views}) == 1
+
+
 @pytest.mark.spec("dataplane-41")
 async def test_network_of_the_client_is_said_inside_only(
     client: Plane, gateway: Plane, server: Plane, net: Net
