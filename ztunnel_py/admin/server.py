@@ -6,6 +6,7 @@
     /connections    what is open, as JSON
     /tunnels        HBONE connections, as JSON
     /why            what happens to a connection from `?src=` to `&dst=`, as JSON
+    /logging        POST shows the log levels, and changes them with `?level=` or `?reset`
     /quitquitquit   POST ends the program as SIGTERM does
 
 Source: spec identity-ops, section D.2; ztunnel src/admin.rs.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ztunnel_py.admin.http import NOT_ALLOWED, NOT_FOUND, Answer, HttpServer
 from ztunnel_py.admin.live import dump_connections, dump_tunnels
+from ztunnel_py.admin.log_level import logging
 from ztunnel_py.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _PAGES = {
     "connections": "what is open, as JSON",
     "tunnels": "HBONE connections, as JSON",
     "why": "what happens to a connection from ?src= to &amp;dst=, as JSON",
+    "logging": "show the log levels, or change them with ?level= or ?reset (POST)",
     "quitquitquit": "end the program (POST)",
 }
 _JSON = "application/json"
@@ -46,6 +49,7 @@ def admin_server(
     connections: Callable[[], Iterable[ConnView]] = list,
     tunnels: Callable[[], Iterable[TunnelView]] = list,
     why: Callable[[str, str], Callable[[], object]] | None = None,
+    log_changed: Callable[[], object] = lambda: None,
 ) -> HttpServer:
     """The server.
 
@@ -58,6 +62,7 @@ def admin_server(
         why: for `/why`; called with source and destination on the event loop, where it takes what
             it needs of the state. What it returns makes the object, in a thread, or raises
             UnknownNameError.
+        log_changed: called when another log filter is in force.
     """
 
     def home(_: Request) -> Answer:
@@ -93,6 +98,7 @@ def admin_server(
         "/connections": page(lambda: dump_connections(connections())),
         "/tunnels": page(lambda: dump_tunnels(tunnels())),
         "/why": explanation,
+        "/logging": lambda request: logging(request, log_changed),
         "/quitquitquit": quitquitquit,
     }
     return HttpServer("admin", addresses, pages)
