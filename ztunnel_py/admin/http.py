@@ -21,13 +21,14 @@ from ztunnel_py.telemetry.log import Display, logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
 _HEADER_TIMEOUT_S = 2.0
 _HEADER_LIMIT = 8 * 1024
 _DRAIN_S = 2.0
 """How long requests in flight may finish on `close`, seconds."""
 _CHUNK_SIZE = 256 * 1024
-_SEND_S = 30.0
+_SEND_S = 60.0
 """How long a client may take to read a long answer, seconds; then it is disconnected."""
 _TEXT = "text/plain"
 _log = logger("ztunnel::hyper_util")
@@ -53,10 +54,14 @@ class Answer(NamedTuple):
     """What a handler answers; an empty body has no content type."""
 
     status: int
-    body: str | bytes = ""
+    body: str | bytes | Blocks = ""
+    """What to send, or who gives it block by block for as long as it is sent."""
     content_type: str = _TEXT
     headers: Mapping[str, str] = MappingProxyType({})
 
+
+if TYPE_CHECKING:
+    Blocks = Callable[[], AbstractAsyncContextManager[Sequence[bytes]]]
 
 NOT_FOUND = Answer(404)
 NOT_ALLOWED = Answer(405)
@@ -153,10 +158,10 @@ class HttpServer:
             answer = handler(seen)
             if not isinstance(answer, Answer):
                 answer = await answer
+            return await _respond(request, answer)
         except Exception as error:  # the outermost loop of a request: its client gets the text
             _log.error(f"{self._component}: {request.path} failed: {error!r}")
-            answer = Answer(500, str(error))
-        return await _respond(request, answer)
+            return await _respond(request, Answer(500, str(error)))
 
 
 class _HalfClosable(asyncio.Protocol):
@@ -189,25 +194,35 @@ class _HalfClosable(asyncio.Protocol):
 
 
 async def _respond(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    """Sends the answer in chunks, each when the client has taken those before."""
     body = answer.body
+    if callable(body):
+        async with body() as blocks:
+            return await _send(request, answer, blocks)
     if isinstance(body, str):
         body = body.encode("utf-8", "backslashreplace")
     if not body:
         return web.Response(status=answer.status, headers=answer.headers)
-    headers = {"Content-Type": answer.content_type, **answer.headers}
     if len(body) <= _CHUNK_SIZE:
+        headers = {"Content-Type": answer.content_type, **answer.headers}
         return web.Response(status=answer.status, body=body, headers=headers)
+    whole, starts = memoryview(body), range(0, len(body), _CHUNK_SIZE)
+    return await _send(request, answer, [whole[start : start + _CHUNK_SIZE] for start in starts])
+
+
+async def _send(
+    request: web.BaseRequest, answer: Answer, blocks: Sequence[bytes | memoryview]
+) -> web.StreamResponse:
+    """Sends blocks, each when the client has taken those before."""
+    headers = {"Content-Type": answer.content_type, **answer.headers}
     response = web.StreamResponse(status=answer.status, headers=headers)
-    response.content_length = len(body)
-    await response.prepare(request)
-    whole = memoryview(body)
+    response.content_length = sum(map(len, blocks))
     try:
         async with asyncio.timeout(_SEND_S):
-            for start in range(0, len(body), _CHUNK_SIZE):
-                await response.write(whole[start : start + _CHUNK_SIZE])
+            await response.prepare(request)
+            for block in blocks if request.method != "HEAD" else ():
+                await response.write(block)
             await response.write_eof()
-    except TimeoutError:
+    except (ConnectionError, TimeoutError):
         if request.transport is not None:
             request.transport.abort()
     return response

@@ -15,12 +15,13 @@ Source: spec identity-ops, section D.2; ztunnel src/admin.rs.
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING
 
 from ztunnel_py.admin.http import NOT_ALLOWED, NOT_FOUND, Answer, HttpServer
+from ztunnel_py.admin.json_text import to_json
 from ztunnel_py.admin.live import dump_connections, dump_tunnels
 from ztunnel_py.admin.log_level import logging
+from ztunnel_py.admin.rendering import Rendering
 from ztunnel_py.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def admin_server(
     """The server.
 
     Args:
-        dump: makes the object of `/config_dump`; runs on the event loop.
+        dump: makes the object of `/config_dump`, see `json_text`; runs on the event loop.
         shut_down: begins a graceful shutdown and returns at once.
         addresses: (IP address, port) pairs, loopback only.
         connections: what is open, for `/connections`.
@@ -69,11 +70,8 @@ def admin_server(
         return Answer(200, _HOME, "text/html; charset=utf-8")
 
     def page(found: Callable[[], object]) -> Handler:
-        async def answer(_: Request) -> Answer:
-            # Indented JSON is made by Python code: a thread keeps the loop free for a large mesh.
-            return Answer(200, await asyncio.to_thread(to_json, found()), _JSON)
-
-        return answer
+        rendering = Rendering(found)
+        return lambda _: Answer(200, rendering.shared, _JSON)
 
     async def explanation(request: Request) -> Answer:
         src, dst = request.query.get("src"), request.query.get("dst")
@@ -102,8 +100,3 @@ def admin_server(
         "/quitquitquit": quitquitquit,
     }
     return HttpServer("admin", addresses, pages)
-
-
-def to_json(value: object) -> str:
-    """JSON with two-space indent and sorted keys."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
