@@ -117,9 +117,9 @@ def test_every_key_is_read_and_dumped_under_the_same_name() -> None:
     del again["stagedServices"]
     again["workloads"][0]["services"] = {"shop/web.test": {"80": 8080}}
     assert shown(parsed(json.dumps(again))) == dump
-    assert set(again["workloads"][0]) == local._WORKLOAD
-    assert set(again["services"][0]) == local._SERVICE
-    assert set(again["policies"][0]) == local._POLICY
+    assert set(again["workloads"][0]) == local.WORKLOAD_KEYS
+    assert set(again["services"][0]) == local.SERVICE_KEYS
+    assert set(again["policies"][0]) == local.POLICY_KEYS
     assert set(again["policies"][0]["rules"][0][0][0]) == local._MATCH
 
 
