@@ -78,16 +78,20 @@ def foreign(admin: str, path: str, status: int) -> AdminError:
 def _deadline(connection: http.client.HTTPConnection) -> Iterator[None]:
     """Ends a connection on which something comes all the time, but no end."""
     connection.connect()
-    late = threading.Timer(_WHOLE_S, _shut, (connection.sock,))
-    late.daemon = True
-    late.start()
+    is_over = threading.Event()
+    timer = threading.Timer(_WHOLE_S, _shut, (connection.sock, is_over))
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        late.cancel()
+        timer.cancel()
+        if is_over.is_set():
+            raise TimeoutError(f"no whole answer within {_WHOLE_S:g} s")
 
 
-def _shut(connected: socket.socket) -> None:
+def _shut(connected: socket.socket, is_over: threading.Event) -> None:
+    is_over.set()
     with contextlib.suppress(OSError):
         connected.shutdown(socket.SHUT_RDWR)
 
@@ -99,5 +103,5 @@ def _body(response: http.client.HTTPResponse) -> bytes:
         if len(body) > ANSWER_MAX:
             raise OSError(f"its answer is longer than {ANSWER_MAX} bytes")
     if response.length:  # `read` with a size does not complain
-        raise OSError("its answer ended too early, or took too long")
+        raise OSError("its answer ended too early")
     return bytes(body)
