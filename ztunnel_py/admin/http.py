@@ -2,7 +2,8 @@
 """The small HTTP servers of an operator: one shape for admin, stats and readiness.
 
 HTTP/1.1 without TLS. A connection that sends no whole request header within 2 s is closed, also
-between requests; a header line is at most 8 KiB. An error in a handler answers 500 with its text.
+between requests; a header line is at most 8 KiB, and bodies are not read. An error in a handler
+answers 500 with its text.
 Source: spec identity-ops, section D.1; ztunnel src/hyper_util.rs.
 """
 
@@ -30,6 +31,8 @@ _DRAIN_S = 2.0
 _CHUNK_SIZE = 256 * 1024
 _SEND_S = 60.0
 """How long a client may take to read a long answer, seconds; then it is disconnected."""
+_MOST_CONNECTIONS = 512
+"""Of one server; they take descriptors that the traffic needs."""
 _TEXT = "text/plain"
 _log = logger("ztunnel::hyper_util")
 # aiohttp reports malformed requests with a stack; they are their sender's business.
@@ -90,6 +93,7 @@ class HttpServer:
         self._handlers = handlers
         self._runner: web.ServerRunner | None = None
         self._servers: list[asyncio.Server] = []
+        self._connections: set[_HalfClosable] = set()
         self._bound: tuple[str, int] | None = None
 
     @property
@@ -120,13 +124,17 @@ class HttpServer:
             logger=_silent,
             max_line_size=_HEADER_LIMIT,
             max_field_size=_HEADER_LIMIT,
+            lingering_time=_HEADER_TIMEOUT_S,  # for a body that nobody wants
+            auto_decompress=False,
         )
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_DRAIN_S)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         for listener in listeners:
             self._servers.append(
-                await loop.create_server(lambda: _HalfClosable(server()), sock=listener)
+                await loop.create_server(
+                    lambda: _HalfClosable(server(), self._connections), sock=listener
+                )
             )
         self._bound = listeners[0].getsockname()[:2]
         self._say("listener established")
@@ -167,17 +175,24 @@ class HttpServer:
 class _HalfClosable(asyncio.Protocol):
     """Passes everything on, and keeps a connection whose client has closed its side.
 
-    It is closed after its answer, or by the header timeout.
+    It is closed after its answer, or by the header timeout. One too many is closed at once.
     """
 
-    def __init__(self, inner: asyncio.Protocol) -> None:
+    def __init__(self, inner: asyncio.Protocol, connections: set[_HalfClosable]) -> None:
         self._inner = inner
+        self._connections = connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            transport.close()
+            return
+        self._connections.add(self)
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._inner.connection_lost(exc)
+        if self in self._connections:
+            self._connections.remove(self)
+            self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._inner.data_received(data)
