@@ -136,4 +136,4 @@ def test_the_program_needs_no_working_directory_of_its_own(pod: Pod) -> None:
         check=True,
     )
 
-    assert "ztunnel-py proxy" in ended.stdout
+    assert "\n  proxy " in ended.stdout
