@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.admin.conftest import client_of
+from tests.support.wait import settle, until
 from ztunnel_py.admin import http
 from ztunnel_py.admin.json_text import Each
 from ztunnel_py.admin.rendering import Rendering
@@ -87,6 +88,25 @@ async def test_third_text_waits_until_the_readers_of_one_have_gone() -> None:
             assert (value.n_made, third.done()) == (2, False)
 
         assert await third == 3
+
+
+async def test_a_text_is_read_by_few_at_the_same_time() -> None:
+    rendering, release, n_reading = Rendering(Counted(1)), asyncio.Event(), 0
+
+    async def read() -> None:
+        nonlocal n_reading
+        async with rendering.shared():
+            n_reading += 1
+            await release.wait()
+
+    reading = [asyncio.ensure_future(read()) for _ in range(20)]
+    await until(lambda: n_reading == 8, "eight readers")
+    await settle()
+    assert n_reading == 8
+
+    release.set()
+    await asyncio.gather(*reading)
+    assert n_reading == 20
 
 
 async def test_reader_that_goes_while_its_text_is_made_leaves_it_to_the_others() -> None:

@@ -25,6 +25,8 @@ _BLOCK = 64 * 1024
 """Bytes that are kept, and later sent, as one."""
 _AT_ONCE = 2
 """Texts that may exist."""
+_READERS = 8
+"""To whom a text is sent at the same time: the kernel keeps megabytes for each."""
 
 
 class Rendering:
@@ -34,6 +36,7 @@ class Rendering:
         self._make = make
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._making = asyncio.Lock()
+        self._reading = asyncio.Semaphore(_READERS)
         self._next = _Text()
 
     @asynccontextmanager
@@ -45,7 +48,9 @@ class Rendering:
             async with mine.making:
                 if mine.blocks is None:
                     mine.blocks = await self._made(mine)
-            yield mine.blocks
+                blocks = mine.blocks
+            async with self._reading:
+                yield blocks
         finally:
             mine.n_readers -= 1
             if not mine.n_readers and mine.has_room:

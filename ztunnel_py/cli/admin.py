@@ -20,9 +20,9 @@ ADMIN = "localhost:15000"
 """Where a proxy shows itself, unless told otherwise."""
 ANSWER_MAX = 512 * 1024 * 1024
 """Bytes of an answer; a mesh of 70,000 workloads has a dump of 80 MB."""
-_SILENCE_S = 10.0
-"""How long nothing may come, seconds."""
-_WHOLE_S = 60.0
+_SILENCE_S = 30.0
+"""How long nothing may come, seconds; a large dump takes a few to make."""
+_WHOLE_S = 120.0
 """How long an answer may take altogether, seconds."""
 _BLOCK = 1024 * 1024
 
