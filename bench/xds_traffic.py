@@ -73,10 +73,7 @@ class Run:
 
     def pulse(self, seconds: float) -> dict[str, float]:
         """What the connections saw."""
-        numbers = map(str, (ECHO_PORT, CONNECTIONS, round(seconds * 1000), RATE))
-        argv = [str(PROGRAMS / "load"), "pulse", self._server.ipv4, *numbers]
-        printed: dict[str, float] = json.loads(self._client.run(argv, timeout_s=60).stdout)
-        return printed
+        return pulse(self._client, self._server, seconds)
 
     def await_ready(self) -> None:
         """Returns when a connection passes."""
@@ -99,6 +96,14 @@ class Run:
     def _said(self) -> str:
         assert self._control.stdout is not None
         return self._control.stdout.readline().strip()
+
+
+def pulse(client: Pod, server: Pod, seconds: float) -> dict[str, float]:
+    """What connections between two pods saw."""
+    numbers = map(str, (ECHO_PORT, CONNECTIONS, round(seconds * 1000), RATE))
+    argv = [str(PROGRAMS / "load"), "pulse", server.ipv4, *numbers]
+    printed: dict[str, float] = json.loads(client.run(argv, timeout_s=60).stdout)
+    return printed
 
 
 def main() -> int:

@@ -138,6 +138,7 @@ async def serve(config: Config) -> None:
         plane.connections,
         plane.tunnels,
         lambda src, dst: partial(_why, store.copy(), _settings(config), src, dst),
+        lambda: plane.report_opened(wants_opened()),
     )
     await admin.open()
 

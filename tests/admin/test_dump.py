@@ -51,7 +51,7 @@ def test_static_config_is_the_local_state_alone(tmp_path: Path) -> None:
     static = config_dump(load({}, tmp_path), Store(), [], updates)["staticConfig"]
 
     assert [workload["name"] for workload in static["workloads"]] == ["web-1"]
-    assert (static["services"], static["policies"]) == ([], [])
+    assert (list(static["services"]), list(static["policies"])) == ([], [])
 
 
 def test_version_names_the_istio_version(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def tunnel(**changes: Any) -> TunnelView:
 def test_a_connection_is_shown_with_its_id_as_in_the_log_and_who_stalls_it() -> None:
     view = connection(state="relaying", tunnel=7, client_stalled_s=2.5, client_waiting=100)
 
-    assert dump_connections([view]) == [
+    assert list(dump_connections([view])) == [
         {
             "id": "000000000000002a",
             "workload": "cart",
@@ -105,8 +105,8 @@ async def test_the_admin_server_lists_both() -> None:
         connections = await client.ask("/connections")
         tunnels = await client.ask("/tunnels")
 
-    assert json.loads(connections.body) == dump_connections([connection()])
-    assert json.loads(tunnels.body) == dump_tunnels([tunnel()])
+    assert json.loads(connections.body) == list(dump_connections([connection()]))
+    assert json.loads(tunnels.body) == list(dump_tunnels([tunnel()]))
     assert connections.content_type == "application/json"
     assert b'href="connections"' in home.body
     assert b'href="tunnels"' in home.body

@@ -26,6 +26,7 @@ async def test_home_links_the_pages() -> None:
     assert b'href="config_dump"' in reply.body
     assert b'href="quitquitquit"' in reply.body
     assert b'href="why"' in reply.body
+    assert b'href="logging"' in reply.body
 
 
 async def test_dump_is_indented_json_with_sorted_keys() -> None:

@@ -65,7 +65,8 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         "shows what it is given",
     ),
     "cli": (
-        {"agent", "cli", "config.values", "decide", "redirection", "state.store", "xds.local"},
+        {"agent", "cli", "config.values", "decide", "redirection", "state.store", "xds.local"}
+        | {"start"},
         "runs the program from outside; `why` asks decisions about a file, without a program",
     ),
     "app": (
@@ -73,7 +74,8 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         | {"dns", "inpod", "rpc", "xds"},
         "wires everything",
     ),
-    "__main__": ({"app", "cli", "config", "openssl", "telemetry"}, "the command"),
+    "start": ({"app", "config", "openssl", "telemetry"}, "the program, up to its parts"),
+    "__main__": ({"cli", "start"}, "the command; the proxy without the libraries of the others"),
 }
 
 PURE_WITHOUT = {"asyncio", "socket", "time", "random", "grpc", "os", "threading"}
@@ -85,10 +87,12 @@ SOLE_IMPORTERS = {
     "aiohttp": {"admin", "agent"},
     "brotli": {"admin"},
     "zstandard": {"admin"},
+    "click": {"cli"},
     "dns": {"dns"},
     "grpclib": {"rpc"},
     "opentelemetry": {"telemetry"},
     "pyroute2": {"redirection"},
+    "rich": {"cli"},
 }
 
 

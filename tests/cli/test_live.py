@@ -14,7 +14,7 @@ from tests.admin.test_live import TRACE, connection, tunnel
 from ztunnel_py.__main__ import run
 from ztunnel_py.admin.http import Answer, HttpServer
 from ztunnel_py.admin.server import admin_server
-from ztunnel_py.cli.live import duration, size, table
+from ztunnel_py.cli.table import duration, size
 from ztunnel_py.dataplane.abc import Direction
 from ztunnel_py.state.address import SockAddr
 
@@ -174,11 +174,3 @@ def test_durations_have_two_units(seconds: float, text: str) -> None:
 )
 def test_sizes_have_the_unit_that_fits(count: int, text: str) -> None:
     assert size(count) == text
-
-
-def test_columns_are_as_wide_as_their_widest_cell() -> None:
-    assert table(["A", "B"], [["long", ""], ["", "x"]]) == "A     B\nlong  -\n-     x"
-
-
-def test_a_table_of_nothing_is_its_head() -> None:
-    assert table(["A", "B"], []) == "A  B"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ztunnel_py.__main__ import run
 from ztunnel_py.cli import redirect
 
 if TYPE_CHECKING:
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_changes(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], environ: dict[str, str], words: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environ: dict[str, str],
+    words: str,
 ) -> None:
-    status = redirect.main(arguments, environ)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    status = run(["redirect", *arguments])
 
     said = capsys.readouterr()
     assert (status, said.out) == (redirect.FAILED, "")
@@ -40,17 +48,20 @@ def test_file_that_is_no_namespace_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
 
-    status = redirect.main(["verify", "--netns", str(tmp_path / "file")], {})
+    status = run(["redirect", "verify", "--netns", str(tmp_path / "file")])
 
     assert status == redirect.FAILED
     assert capsys.readouterr().err.startswith("error: cannot enter a network namespace")
 
 
-def test_script_shows_what_the_options_ask_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_script_shows_what_the_options_ask_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ["--no-ipv6", "--ingress", "--virtual-interface", "tap0", "--backend", "iptables"]
-    environ = {"FORCE_IPTABLES_BINARY": "nft", "HOST_PROBE_SNAT_IP": "169.254.1.1"}
+    monkeypatch.setenv("FORCE_IPTABLES_BINARY", "nft")
+    monkeypatch.setenv("HOST_PROBE_SNAT_IP", "169.254.1.1")
 
-    status = redirect.main(["print", *arguments], environ)
+    status = run(["redirect", "print", *arguments])
 
     script = capsys.readouterr().out
     assert status == redirect.DONE

@@ -6,13 +6,16 @@ from __future__ import annotations
 import asyncio
 import json
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.dumps import OLD, ZTUNNEL
 from tests.support.example import mesh
 from ztunnel_py.__main__ import run
+from ztunnel_py.admin.dump_state import dump_state
 from ztunnel_py.admin.http import Answer, HttpServer
+from ztunnel_py.admin.json_text import to_json
 from ztunnel_py.admin.server import admin_server
 from ztunnel_py.cli.why import lines
 from ztunnel_py.decide.explain import explain
@@ -21,7 +24,7 @@ from ztunnel_py.state.store import Store
 from ztunnel_py.xds import local
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 MESH = mesh(cart="10.40.1.10", prices="10.40.2.20")
@@ -188,3 +191,56 @@ def test_lines_fit_a_narrow_terminal() -> None:
     shown = lines(why(DENIED[1], DENIED[2])(), 80)
 
     assert all(len(line) <= 80 for line in shown)
+
+
+@pytest.mark.parametrize("dump", [ZTUNNEL, OLD], ids=["now", "old"])
+def test_saved_dump_of_ztunnel_carries_enough(
+    dump: Any, saved: Callable[[Any], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(dump)
+
+    direct = run(["why", "shop/cart-0", "10.1.1.9:80", "--dump", path])
+    shown = capsys.readouterr().out
+    served = run(["why", "infra/wp-0", "prices.shop.svc.cluster.local", "--json", "--dump", path])
+    found = json.loads(capsys.readouterr().out)
+
+    assert (direct, served) == (0, 0)
+    assert "infra/wp-0 accepts 10.1.1.9:80 as its own" in shown
+    assert found["outcome"] == "encrypted"
+    assert "shop/cart-0" in json.dumps(found["steps"])
+
+
+async def test_saved_dump_says_what_the_proxy_says(
+    admin: str, saved: Callable[[Any], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = saved(to_json(dump_state(store())))
+
+    statuses = [
+        await asyncio.to_thread(run, [*DENIED, *source])
+        for source in (("--dump", path), ("--admin", admin))
+    ]
+
+    assert (statuses, capsys.readouterr().out) == ([2, 2], SHOWN * 2)
+
+
+@pytest.mark.parametrize(
+    ("dump", "error"),
+    [
+        ({"workloads": []}, "does not carry enough: it has no services, policies"),
+        (ZTUNNEL | {"workloads": [{"uid": "u"}]}, "workloads[0] (uid u): missing key 'namespace'"),
+        (ZTUNNEL | {"policies": [{"name": 1}]}, "is it the dump of another version?"),
+    ],
+)
+def test_dump_that_carries_too_little_is_an_error(
+    dump: Any, error: str, saved: Callable[[Any], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = run(["why", "a/b", "c/d", "--dump", saved(dump)])
+
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (1, "")
+    assert error in printed.err
+
+
+def test_file_and_dump_exclude_each_other(state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*DENIED, "--state", state, "--dump", state]) == 2
+    assert "--state and --dump exclude each other" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def test_missing_programs_are_named_with_their_packages(tmp_path: Path) -> None:
     tools.mkdir()
     code = (
         "from ztunnel_py.cli import demo; demo.add_system_path = lambda: None; "
-        "raise SystemExit(demo.main([]))"
+        "from ztunnel_py.__main__ import run; raise SystemExit(run(['demo']))"
     )
 
     done = subprocess.run(

@@ -407,3 +407,24 @@ def test_metrics_of_the_proxy_can_be_scraped_through_a_tunnel_under_policies(
     assert 'destination_principal="spiffe://cluster.local/ns/istio-system/sa/ztunnel"' in text
     assert 'connection_security_policy="mutual_tls"' in text
     assert refused.data == b""
+
+
+def test_admin_port_answers_only_where_the_proxy_is(
+    mesh: PodMesh, nodes: tuple[Node, Node]
+) -> None:
+    cart, node = mesh.pod("cart"), "10.77.1.1"
+    proxy = nodes[0].serve(cart)
+
+    def asked(host: str, port: int, path: str) -> str:
+        """By a program of the pod."""
+        url = f"http://{host}:{port}{path}"
+        return cart.run(["curl", "-sg", "--max-time", "3", url], check=False).stdout
+
+    own = proxy.admin("/config_dump")
+    captured = [asked(host, 15000, "/config_dump") for host in (node, "127.0.0.1", "[::1]")]
+    cart.unenrol()
+    past_it = [asked(host, 15000, "/config_dump") for host in (node, "127.0.0.1", "[::1]")]
+
+    assert own["config"]["proxyMode"] == "Shared"
+    assert asked(node, 15021, "/healthz/ready") == "ready\n", "the proxy can be reached at all"
+    assert captured == past_it == [""] * 3

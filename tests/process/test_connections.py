@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,10 @@ def converse(pod: Pod, host: str, port: int, socks_port: str = "") -> str:
     return pod.run(argv, text_in="hello\n").stdout
 
 
+def _has_ended(proxy: Proxy, n_connections: int) -> bool:
+    return proxy.log().count("connection complete") == n_connections
+
+
 def test_a_passed_connection_is_counted_and_logged_once(
     launch: Callable[..., Proxy], pod: Pod, echo: int
 ) -> None:
@@ -52,6 +57,23 @@ def test_a_passed_connection_is_counted_and_logged_once(
         (sample,) = [m for m in metrics.splitlines() if m.startswith(f"istio_tcp_{family}_total{{")]
         assert sample.endswith(" 1")
     assert 'istio_tcp_sockets_open{reporter="source"} 0' in metrics
+
+
+def test_a_log_level_set_at_the_admin_port_holds_for_the_next_connection(
+    launch: Callable[..., Proxy], pod: Pod, echo: int
+) -> None:
+    pod.run(["ip", "addr", "replace", "10.255.255.1/32", "dev", "lo"])
+    proxy = launch(UNSTABLE_ENABLE_SOCKS5="true", LOG_FORMAT="json")
+
+    for n_complete, query in ((1, "level=access=debug"), (2, "reset"), (3, "")):
+        converse(pod, "10.255.255.1", echo, "15080")
+        ended = partial(_has_ended, proxy, n_complete)
+        proxy.wait(ended, "the access line")
+        proxy.get(15000, f"/logging?{query}", "--request", "POST")
+    messages = [event["message"] for event in proxy.events() if event["scope"] == "access"]
+
+    complete = "connection complete"
+    assert messages == [complete, "connection opened", complete, complete]
 
 
 @pytest.mark.spec("dataplane-15")
@@ -114,4 +136,4 @@ def test_the_program_needs_no_working_directory_of_its_own(pod: Pod) -> None:
         check=True,
     )
 
-    assert "ztunnel-py proxy" in ended.stdout
+    assert "\n  proxy " in ended.stdout

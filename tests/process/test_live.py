@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ztunnel-py connections`, `tunnels` and `why`, asked of a running proxy."""
+"""The commands that look at a running proxy, and at what they have saved of it."""
 
 from __future__ import annotations
 
@@ -85,6 +85,35 @@ def test_a_connection_is_explained_by_a_proxy_and_by_its_file_alike(
 
     assert (asked.returncode, asked.stdout) == (2, read.stdout)
     assert "fix: add 192.0.2.1 to the mesh: a workload with protocol HBONE" in asked.stdout
+
+
+def test_a_saved_dump_shows_what_the_proxy_shows(
+    launch: Callable[..., Proxy], pod: Pod, tmp_path: Path
+) -> None:
+    launch()
+    saved = str(tmp_path / "dump.json")
+
+    assert command(pod, "dump", saved).returncode == 0
+    commands = [("workloads",), ("certs", "--json"), ("why", "shop/cart-0", "192.0.2.1:443")]
+    for arguments in commands:
+        asked, read = command(pod, *arguments), command(pod, *arguments, "--dump", saved)
+        assert (read.returncode, read.stdout, read.stderr) == (asked.returncode, asked.stdout, "")
+        assert "cart" in read.stdout
+
+
+def test_a_level_that_is_set_holds_at_once(launch: Callable[..., Proxy], pod: Pod) -> None:
+    proxy = launch(RUST_LOG="error")
+    before = proxy.log()
+
+    levels = [command(pod, "log", *argv).stdout for argv in ((), ("ztunnel::telemetry=info",), ())]
+    command(pod, "log", "--reset", "warn")
+
+    off = "hickory_server::server=off"
+    assert levels == [f"{off},error\n", *[f"{off},ztunnel::telemetry=info,error\n"] * 2]
+    proxy.wait(
+        lambda: f"new log filter is {off},warn" in proxy.log(), "the line of the last change"
+    )
+    assert "new log filter" not in before
 
 
 def test_without_a_proxy_the_command_fails_and_says_why(pod: Pod) -> None:

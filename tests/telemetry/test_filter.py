@@ -72,3 +72,12 @@ def test_bounds_are_equal_where_no_directive_asks_for_fields() -> None:
 
 def test_bounds_span_what_fields_can_change() -> None:
     assert Filter.parse("info,access[{error}]=trace").bounds("access") == (Level.INFO, Level.TRACE)
+
+
+def test_text_has_the_most_specific_first_and_is_read_back() -> None:
+    written = "info,a=warn,ztunnel::xds=debug,a[{x,y}]=error,[{x}]=trace,a=off"
+
+    text = str(Filter.parse(written))
+
+    assert text == "ztunnel::xds=debug,a[{x,y}]=error,a=off,[{x}]=trace,info"
+    assert str(Filter.parse(text)) == text

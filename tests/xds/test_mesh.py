@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from tests.xds import build
 from tests.xds.conftest import Discovery
 from ztunnel_py import config
 from ztunnel_py.admin.dump_state import dump_state
+from ztunnel_py.admin.json_text import to_json
 from ztunnel_py.clock import LoopClock
 from ztunnel_py.identity.istiod import Istiod as IstiodCa
 from ztunnel_py.identity.spiffe import Identity
@@ -109,7 +111,7 @@ policies:
 
 def dump(store: Store) -> dict[str, Any]:
     """The state, without what a file leaves out of it."""
-    shown = dump_state(store)
+    shown: dict[str, Any] = json.loads(to_json(dump_state(store)))
     for workload in shown["workloads"]:
         workload.pop("services", None)
     return shown

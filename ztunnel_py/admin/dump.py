@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ztunnel_py.admin.dump_config import dump_config
-from ztunnel_py.admin.dump_state import dump_state
+from ztunnel_py.admin.dump_state import dump_local, dump_state
+from ztunnel_py.admin.json_text import Each
 from ztunnel_py.identity.certificates import views
 from ztunnel_py.identity.manager import CertificateState
-from ztunnel_py.state.store import Store
 from ztunnel_py.version import BuildInfo
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ztunnel_py.config_model import Config
     from ztunnel_py.identity.manager import CertificateStatus
-    from ztunnel_py.state.store import Update
+    from ztunnel_py.state.store import Store, Update
 
 Json = dict[str, Any]
 
@@ -32,7 +32,7 @@ def config_dump(
     local_state: Iterable[Update] = (),
     pods: Json | None = None,
 ) -> Json:
-    """Everything known.
+    """Everything known; what there is much of is made while it is written, see `json_text`.
 
     Args:
         config: the settings.
@@ -46,9 +46,9 @@ def config_dump(
         dump_state(store)
         | shared
         | {
-            "certificates": dump_certificates(certificates),
+            "certificates": Each(_dump_status, _by_identity(certificates)),
             "config": dump_config(config),
-            "staticConfig": dump_static(local_state),
+            "staticConfig": dump_local(local_state),
             "version": BuildInfo.running(config.istio_version).dump(),
         }
     )
@@ -56,15 +56,11 @@ def config_dump(
 
 def dump_certificates(statuses: Iterable[CertificateStatus]) -> list[Json]:
     """One entry per identity, ordered by its text."""
-    return sorted(map(_dump_status, statuses), key=lambda entry: str(entry["identity"]))
+    return list(map(_dump_status, _by_identity(statuses)))
 
 
-def dump_static(local_state: Iterable[Update]) -> Json:
-    """The local state in the shape of the whole."""
-    store = Store()
-    store.apply(local_state)
-    known = dump_state(store)
-    return {key: known[key] for key in ("workloads", "policies", "services")}
+def _by_identity(statuses: Iterable[CertificateStatus]) -> list[CertificateStatus]:
+    return sorted(statuses, key=lambda status: str(status.identity))
 
 
 def _dump_status(status: CertificateStatus) -> Json:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state as `/config_dump` shows it; keys are those of the local state file.
 
+What there may be many of is made while it is written. Workloads, services and policies are those
+of one moment; which endpoints a service has is asked when its turn has come, a few seconds later.
 Source: spec identity-ops, section D.3. Keys that have their default are left out as ztunnel does.
 """
 
 from __future__ import annotations
 
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
+from ztunnel_py.admin.json_text import Each, InOrder
 from ztunnel_py.state.policy import StringMatchKind
+from ztunnel_py.state.store import PolicyUpdate, ServiceUpdate, WorkloadUpdate
 from ztunnel_py.state.workload import NOWHERE
 
 if TYPE_CHECKING:
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 
     from ztunnel_py.state.policy import Match, Policy, StringMatch
     from ztunnel_py.state.service import Endpoint, Ports, Service
-    from ztunnel_py.state.store import Store
+    from ztunnel_py.state.store import Store, Update
     from ztunnel_py.state.workload import GatewayAddress, Workload
 
 Json = dict[str, Any]
@@ -25,17 +30,29 @@ Json = dict[str, Any]
 def dump_state(store: Store) -> Json:
     """`workloads`, `services`, `policies` and `stagedServices`, each in its order."""
     return {
-        "workloads": [
-            dump_workload(w) for w in sorted(store.workloads(), key=lambda workload: workload.uid)
-        ],
-        "services": [
-            dump_service(s, store.endpoints(s))
-            for s in sorted(store.services(), key=lambda service: service.hostname)
-        ],
-        "policies": [dump_policy(p) for _, p in sorted(store.policies().items())],
+        "workloads": Each(dump_workload, InOrder(store.workloads(), attrgetter("uid"))),
+        "services": Each(
+            lambda service: dump_service(service, store.endpoints(service)),
+            InOrder(store.services(), attrgetter("hostname")),
+        ),
+        "policies": Each(
+            lambda entry: dump_policy(entry[1]), InOrder(store.policies().items(), itemgetter(0))
+        ),
         "stagedServices": {
             str(key): _endpoints(endpoints.values()) for key, endpoints in store.staged().items()
         },
+    }
+
+
+def dump_local(updates: Iterable[Update]) -> Json:
+    """`workloads`, `services` and `policies` of the local state, in its order."""
+    found: dict[type, list[Any]] = {WorkloadUpdate: [], ServiceUpdate: [], PolicyUpdate: []}
+    for update in updates:
+        found[type(update)].append(update)
+    return {
+        "workloads": Each(_local_workload, found[WorkloadUpdate]),
+        "services": Each(lambda u: dump_service(u.service, u.endpoints), found[ServiceUpdate]),
+        "policies": Each(lambda u: dump_policy(u.policy), found[PolicyUpdate]),
     }
 
 
@@ -73,6 +90,12 @@ def dump_workload(w: Workload) -> Json:
         "capacity": w.capacity,
         **_without_empty(shown),
     }
+
+
+def _local_workload(update: WorkloadUpdate) -> Json:
+    """With its services as a file names them: a mapping."""
+    services = {str(key): _ports(ports) for key, ports in update.ports.items()}
+    return dump_workload(update.workload) | {"services": services}
 
 
 def dump_service(s: Service, endpoints: Iterable[Endpoint]) -> Json:

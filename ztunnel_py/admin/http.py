@@ -2,7 +2,8 @@
 """The small HTTP servers of an operator: one shape for admin, stats and readiness.
 
 HTTP/1.1 without TLS. A connection that sends no whole request header within 2 s is closed, also
-between requests; a header line is at most 8 KiB. An error in a handler answers 500 with its text.
+between requests; a header line is at most 8 KiB, and bodies are not read. An error in a handler
+answers 500 with its text.
 Source: spec identity-ops, section D.1; ztunnel src/hyper_util.rs.
 """
 
@@ -21,14 +22,17 @@ from ztunnel_py.telemetry.log import Display, logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
 _HEADER_TIMEOUT_S = 2.0
 _HEADER_LIMIT = 8 * 1024
 _DRAIN_S = 2.0
 """How long requests in flight may finish on `close`, seconds."""
 _CHUNK_SIZE = 256 * 1024
-_SEND_S = 30.0
+_SEND_S = 60.0
 """How long a client may take to read a long answer, seconds; then it is disconnected."""
+_MOST_CONNECTIONS = 512
+"""Of one server; they take descriptors that the traffic needs."""
 _TEXT = "text/plain"
 _log = logger("ztunnel::hyper_util")
 # aiohttp reports malformed requests with a stack; they are their sender's business.
@@ -53,10 +57,14 @@ class Answer(NamedTuple):
     """What a handler answers; an empty body has no content type."""
 
     status: int
-    body: str | bytes = ""
+    body: str | bytes | Blocks = ""
+    """What to send, or who gives it block by block for as long as it is sent."""
     content_type: str = _TEXT
     headers: Mapping[str, str] = MappingProxyType({})
 
+
+if TYPE_CHECKING:
+    Blocks = Callable[[], AbstractAsyncContextManager[Sequence[bytes]]]
 
 NOT_FOUND = Answer(404)
 NOT_ALLOWED = Answer(405)
@@ -88,6 +96,7 @@ class HttpServer:
         self._stop = stop
         self._runner: web.ServerRunner | None = None
         self._servers: list[asyncio.Server] = []
+        self._connections: set[_HalfClosable] = set()
         self._bound: tuple[str, int] | None = None
 
     @property
@@ -118,13 +127,17 @@ class HttpServer:
             logger=_silent,
             max_line_size=_HEADER_LIMIT,
             max_field_size=_HEADER_LIMIT,
+            lingering_time=_HEADER_TIMEOUT_S,  # for a body that nobody wants
+            auto_decompress=False,
         )
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_DRAIN_S)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         for listener in listeners:
             self._servers.append(
-                await loop.create_server(lambda: _HalfClosable(server()), sock=listener)
+                await loop.create_server(
+                    lambda: _HalfClosable(server(), self._connections), sock=listener
+                )
             )
         self._bound = listeners[0].getsockname()[:2]
         self._say("listener established")
@@ -157,26 +170,33 @@ class HttpServer:
             answer = handler(seen)
             if not isinstance(answer, Answer):
                 answer = await answer
+            return await _respond(request, answer)
         except Exception as error:  # the outermost loop of a request: its client gets the text
             _log.error(f"{self._component}: {request.path} failed: {error!r}")
-            answer = Answer(500, str(error))
-        return await _respond(request, answer)
+            return await _respond(request, Answer(500, str(error)))
 
 
 class _HalfClosable(asyncio.Protocol):
     """Passes everything on, and keeps a connection whose client has closed its side.
 
-    It is closed after its answer, or by the header timeout.
+    It is closed after its answer, or by the header timeout. One too many is closed at once.
     """
 
-    def __init__(self, inner: asyncio.Protocol) -> None:
+    def __init__(self, inner: asyncio.Protocol, connections: set[_HalfClosable]) -> None:
         self._inner = inner
+        self._connections = connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if len(self._connections) >= _MOST_CONNECTIONS:
+            transport.close()
+            return
+        self._connections.add(self)
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._inner.connection_lost(exc)
+        if self in self._connections:
+            self._connections.remove(self)
+            self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._inner.data_received(data)
@@ -193,25 +213,35 @@ class _HalfClosable(asyncio.Protocol):
 
 
 async def _respond(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    """Sends the answer in chunks, each when the client has taken those before."""
     body = answer.body
+    if callable(body):
+        async with body() as blocks:
+            return await _send(request, answer, blocks)
     if isinstance(body, str):
         body = body.encode("utf-8", "backslashreplace")
     if not body:
         return web.Response(status=answer.status, headers=answer.headers)
-    headers = {"Content-Type": answer.content_type, **answer.headers}
     if len(body) <= _CHUNK_SIZE:
+        headers = {"Content-Type": answer.content_type, **answer.headers}
         return web.Response(status=answer.status, body=body, headers=headers)
+    whole, starts = memoryview(body), range(0, len(body), _CHUNK_SIZE)
+    return await _send(request, answer, [whole[start : start + _CHUNK_SIZE] for start in starts])
+
+
+async def _send(
+    request: web.BaseRequest, answer: Answer, blocks: Sequence[bytes | memoryview]
+) -> web.StreamResponse:
+    """Sends blocks, each when the client has taken those before."""
+    headers = {"Content-Type": answer.content_type, **answer.headers}
     response = web.StreamResponse(status=answer.status, headers=headers)
-    response.content_length = len(body)
-    await response.prepare(request)
-    whole = memoryview(body)
+    response.content_length = sum(map(len, blocks))
     try:
         async with asyncio.timeout(_SEND_S):
-            for start in range(0, len(body), _CHUNK_SIZE):
-                await response.write(whole[start : start + _CHUNK_SIZE])
+            await response.prepare(request)
+            for block in blocks if request.method != "HEAD" else ():
+                await response.write(block)
             await response.write_eof()
-    except TimeoutError:
+    except (ConnectionError, TimeoutError):
         if request.transport is not None:
             request.transport.abort()
     return response

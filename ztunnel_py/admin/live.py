@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ztunnel_py.admin.json_text import Each
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-def dump_connections(views: Iterable[ConnView]) -> list[Json]:
+def dump_connections(views: Iterable[ConnView]) -> Each[ConnView, Json]:
     """Oldest first."""
-    return [_connection(view) for view in sorted(views, key=lambda view: -view.age_s)]
+    return Each(_connection, sorted(views, key=lambda view: -view.age_s))
 
 
-def dump_tunnels(views: Iterable[TunnelView]) -> list[Json]:
+def dump_tunnels(views: Iterable[TunnelView]) -> Each[TunnelView, Json]:
     """Oldest first."""
-    return [_tunnel(view) for view in sorted(views, key=lambda view: -view.age_s)]
+    return Each(_tunnel, sorted(views, key=lambda view: -view.age_s))
 
 
 def _connection(view: ConnView) -> Json:

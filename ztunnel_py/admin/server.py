@@ -6,6 +6,7 @@
     /connections    what is open, as JSON
     /tunnels        HBONE connections, as JSON
     /why            what happens to a connection from `?src=` to `&dst=`, as JSON
+    /logging        POST shows the log levels, and changes them with `?level=` or `?reset`
     /quitquitquit   POST ends the program as SIGTERM does
     /debug/pprof/   profiles, see pprof.py
 
@@ -15,12 +16,14 @@ Source: spec identity-ops, section D.2; ztunnel src/admin.rs.
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING
 
 from ztunnel_py.admin.http import NOT_ALLOWED, NOT_FOUND, Answer, HttpServer
+from ztunnel_py.admin.json_text import to_json
 from ztunnel_py.admin.live import dump_connections, dump_tunnels
+from ztunnel_py.admin.log_level import logging
 from ztunnel_py.admin.pprof import Profiles
+from ztunnel_py.admin.rendering import Rendering
 from ztunnel_py.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ _PAGES = {
     "connections": "what is open, as JSON",
     "tunnels": "HBONE connections, as JSON",
     "why": "what happens to a connection from ?src= to &amp;dst=, as JSON",
+    "logging": "show the log levels, or change them with ?level= or ?reset (POST)",
     "quitquitquit": "end the program (POST)",
     "debug/pprof/profile": "processor time of ?seconds=, for pprof",
     "debug/pprof/heap": "memory, for pprof",
@@ -50,11 +54,12 @@ def admin_server(
     connections: Callable[[], Iterable[ConnView]] = list,
     tunnels: Callable[[], Iterable[TunnelView]] = list,
     why: Callable[[str, str], Callable[[], object]] | None = None,
+    log_changed: Callable[[], object] = lambda: None,
 ) -> HttpServer:
     """The server.
 
     Args:
-        dump: makes the object of `/config_dump`; runs on the event loop.
+        dump: makes the object of `/config_dump`, see `json_text`; runs on the event loop.
         shut_down: begins a graceful shutdown and returns at once.
         addresses: (IP address, port) pairs, loopback only.
         connections: what is open, for `/connections`.
@@ -62,17 +67,15 @@ def admin_server(
         why: for `/why`; called with source and destination on the event loop, where it takes what
             it needs of the state. What it returns makes the object, in a thread, or raises
             UnknownNameError.
+        log_changed: called when another log filter is in force.
     """
 
     def home(_: Request) -> Answer:
         return Answer(200, _HOME, "text/html; charset=utf-8")
 
     def page(found: Callable[[], object]) -> Handler:
-        async def answer(_: Request) -> Answer:
-            # Indented JSON is made by Python code: a thread keeps the loop free for a large mesh.
-            return Answer(200, await asyncio.to_thread(to_json, found()), _JSON)
-
-        return answer
+        rendering = Rendering(found)
+        return lambda _: Answer(200, rendering.shared, _JSON)
 
     async def explanation(request: Request) -> Answer:
         src, dst = request.query.get("src"), request.query.get("dst")
@@ -98,12 +101,8 @@ def admin_server(
         "/connections": page(lambda: dump_connections(connections())),
         "/tunnels": page(lambda: dump_tunnels(tunnels())),
         "/why": explanation,
+        "/logging": lambda request: logging(request, log_changed),
         "/quitquitquit": quitquitquit,
         **profiles.pages(),
     }
     return HttpServer("admin", addresses, pages, profiles.stop)
-
-
-def to_json(value: object) -> str:
-    """JSON with two-space indent and sorted keys."""
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)

@@ -3,23 +3,21 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ztunnel_py.agent import control
+import click
+
+from ztunnel_py.agent import control as agent_control
 from ztunnel_py.cli import capture
-from ztunnel_py.cli.live import table
+from ztunnel_py.cli.failure import Failure
+from ztunnel_py.cli.table import Table, show, show_json
 from ztunnel_py.errors import StartError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from ztunnel_py.redirection.settings import BACKENDS
 
 RUN = Path("/var/run/ztunnel")
 STATE = Path("/var/lib/ztunnel-py/enrolled.json")
@@ -32,47 +30,58 @@ _INSPECT = {
 """How container engines tell the process of a container."""
 
 
-class UsageError(Exception):
-    """What was asked for is not there; the text is for the user."""
+_control = click.option(
+    "--control",
+    type=click.Path(path_type=Path),
+    default=CONTROL,
+    show_default=True,
+    metavar="PATH",
+    help="the agent's socket",
+)
+_namespace = click.option(
+    "--namespace", default="default", show_default=True, metavar="NAME", help="of the pod"
+)
+_json = click.option("--json", "as_json", is_flag=True, help="the answer as JSON")
 
 
-def main(command: str, argv: Sequence[str]) -> int:
-    """Runs a command; the exit status is 1 where it could not be done."""
-    try:
-        match command:
-            case "agent":
-                return _agent(argv)
-            case "enroll":
-                return _enroll(argv)
-            case "unenroll":
-                return _unenroll(argv)
-            case _:
-                return _enrolled(argv)
-    except (UsageError, control.AbsentError, control.RefusedError, StartError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@click.command()
+@_control
+@click.option(
+    "--zds",
+    type=click.Path(path_type=Path),
+    default=RUN / "ztunnel.sock",
+    show_default=True,
+    envvar="INPOD_UDS",
+    show_envvar=True,
+    metavar="PATH",
+    help="the socket for proxies",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=STATE,
+    show_default=True,
+    metavar="FILE",
+    help="what is enrolled",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="auto",
+    help="programs that change the rules",
+)
+@click.option(
+    "--probes",
+    "has_probes",
+    is_flag=True,
+    help="let this machine's own programs reach its pods past their proxy, for health checks",
+)
+def agent(control: Path, zds: Path, state: Path, backend: str, *, has_probes: bool) -> None:
+    """Tell a proxy in shared mode of pods.
 
-
-def _agent(argv: Sequence[str]) -> int:
-    from ztunnel_py.redirection import choice  # orders to the agent need none of it
-
-    parser = _parser(
-        "agent",
-        "Tells a proxy in shared mode of pods, and redirects their traffic. What is enrolled stays "
-        "so when the agent ends, and is taken up when it starts again.",
-    )
-    uds = Path(os.environ.get("INPOD_UDS", RUN / "ztunnel.sock"))
-    parser.add_argument("--zds", type=Path, default=uds, help=f"for proxies (INPOD_UDS, {uds})")
-    parser.add_argument("--state", type=Path, default=STATE, help=f"what is enrolled ({STATE})")
-    parser.add_argument(
-        "--backend", choices=choice.NAMES, default="auto", help="programs that change the rules"
-    )
-    parser.add_argument(
-        "--probes",
-        action="store_true",
-        help="let this machine's own programs reach its pods past their proxy, for health checks",
-    )
-    options = parser.parse_args(argv)
+    And redirect their traffic. What is enrolled stays so when the agent ends, and is taken up when
+    it starts again.
+    """
     import uvloop
 
     from ztunnel_py.agent.redirection import Probes, Rules
@@ -83,107 +92,125 @@ def _agent(argv: Sequence[str]) -> int:
 
     configure("info", is_json=False)
     try:
-        rules = Rules(options.backend, os.environ)
-        probes = Probes(options.backend, os.environ) if options.probes else None
-        uvloop.run(run(Paths(options.zds, options.control, options.state), rules, probes))
-    except (PlanError, RedirectionError) as error:
-        raise StartError(str(error)) from error
+        rules = Rules(backend, os.environ)
+        probes = Probes(backend, os.environ) if has_probes else None
+        uvloop.run(run(Paths(zds, control, state), rules, probes))
+    except (PlanError, RedirectionError, StartError) as error:
+        raise Failure(str(error)) from error
     finally:
         close()
-    return 0
 
 
-def _enroll(argv: Sequence[str]) -> int:
-    parser = _parser("enroll", "Redirects a pod's traffic to the proxy of this machine.")
-    parser.add_argument("name", metavar="NAME", help="of the pod, as the mesh knows it")
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--netns", metavar="PATH", help="its network namespace")
-    place.add_argument("--pid", type=int, metavar="PID", help="a process of it")
-    place.add_argument("--container", metavar="ID", help="a container (docker, podman or crictl)")
-    parser.add_argument("--namespace", default="default", help="of the pod (default)")
-    parser.add_argument(
-        "--service-account", default="default", metavar="NAME", help="of the pod (default)"
-    )
-    parser.add_argument(
-        "--dns", action="store_true", help="capture DNS, too; the proxy must have DNS capture on"
-    )
-    capture.add_options(parser)
-    parser.add_argument("--json", action="store_true", help="the answer as JSON")
-    options = parser.parse_args(argv)
+@click.command()
+@_control
+@click.argument("name")
+@click.option("--netns", metavar="PATH", help="its network namespace")
+@click.option("--pid", type=int, metavar="PID", help="a process of it")
+@click.option("--container", metavar="ID", help="a container (docker, podman or crictl)")
+@_namespace
+@click.option(
+    "--service-account", default="default", show_default=True, metavar="NAME", help="of the pod"
+)
+@click.option("--dns", is_flag=True, help="capture DNS, too; the proxy must have DNS capture on")
+@capture.options
+@_json
+def enroll(
+    control: Path,
+    name: str,
+    netns: str | None,
+    pid: int | None,
+    container: str | None,
+    namespace: str,
+    service_account: str,
+    virtual_interfaces: tuple[str, ...],
+    *,
+    dns: bool,
+    ingress: bool,
+    as_json: bool,
+) -> None:
+    """Redirect a pod's traffic to the proxy.
+
+    NAME is that of the pod, as the mesh knows it. Where it is say --netns, --pid or --container.
+    """
+    if [netns, pid, container].count(None) != 2:
+        raise click.UsageError("expected one of --netns, --pid and --container")
     order = {
-        "PodName": options.name,
-        "PodNamespace": options.namespace,
-        "ServiceAccount": options.service_account,
-        "Netns": _netns(options),
+        "PodName": name,
+        "PodNamespace": namespace,
+        "ServiceAccount": service_account,
+        "Netns": _netns(netns, pid, container),
         "Options": {
-            "dns": options.dns,
-            "ingress": options.ingress,
-            "virtualInterfaces": options.virtual_interface,
+            "dns": dns,
+            "ingress": ingress,
+            "virtualInterfaces": list(virtual_interfaces),
         },
     }
-    found = control.command(options.control, "cmdadd", order)
-    if options.json:
-        print(json.dumps(found))
+    found = _ask(control, "cmdadd", order)
+    if as_json:
+        show_json(found)
     elif found["problem"]:
-        print(f"{found['uid']} is redirected, but not served yet: {found['problem']}")
-        print("the proxy is told again every few seconds; until then its connections are refused")
+        click.echo(f"{found['uid']} is redirected, but not served yet: {found['problem']}")
+        click.echo(
+            "the proxy is told again every few seconds; until then its connections are refused"
+        )
     else:
-        print(f"{found['uid']} is enrolled")
-    return 0
+        click.echo(f"{found['uid']} is enrolled")
 
 
-def _unenroll(argv: Sequence[str]) -> int:
-    parser = _parser("unenroll", "Gives a pod its plain network back.")
-    parser.add_argument("name", metavar="NAME", help="of the pod")
-    parser.add_argument("--namespace", default="default", help="of the pod (default)")
-    options = parser.parse_args(argv)
-    uid = f"{options.namespace}/{options.name}"
-    found = control.command(options.control, "unenroll", {"uid": uid})
-    print(f"{found['uid']} is not enrolled any more; its captured connections have ended")
-    return 0
+@click.command()
+@_control
+@click.argument("name")
+@_namespace
+@_json
+def unenroll(control: Path, name: str, namespace: str, *, as_json: bool) -> None:
+    """Give a pod its plain network back."""
+    found = _ask(control, "unenroll", {"uid": f"{namespace}/{name}"})
+    if as_json:
+        show_json(found)
+    else:
+        click.echo(f"{found['uid']} is not enrolled any more; its captured connections have ended")
 
 
-def _enrolled(argv: Sequence[str]) -> int:
-    parser = _parser("enrolled", "Lists the pods that are enrolled.")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    options = parser.parse_args(argv)
-    found = control.command(options.control, "enrolled")
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return 0
+@click.command()
+@_control
+@_json
+def enrolled(control: Path, *, as_json: bool) -> None:
+    """List the pods that are enrolled."""
+    found = _ask(control, "enrolled")
+    if as_json:
+        show_json(found)
+        return
     rows = [
         [one["uid"], one["serviceAccount"], one["netns"], one["problem"] or "served"]
         for one in found["pods"]
     ]
-    print(table(["POD", "ACCOUNT", "NETNS", "STATE"], rows))
+    show(Table(["POD", "ACCOUNT", "NETNS", "STATE"], rows))
     if not found["proxies"]:
-        print("no proxy is connected: start one with PROXY_MODE=shared and the same INPOD_UDS")
-    return 0
+        click.echo("no proxy is connected: start one with PROXY_MODE=shared and the same INPOD_UDS")
 
 
-def _parser(name: str, text: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"ztunnel-py {name}", description=text)
-    parser.add_argument(
-        "--control", type=Path, default=CONTROL, metavar="PATH", help=f"the agent ({CONTROL})"
-    )
-    return parser
+def _ask(path: Path, what: str, order: dict[str, Any] | None = None) -> dict[str, Any]:
+    try:
+        return agent_control.command(path, what, order)
+    except (agent_control.AbsentError, agent_control.RefusedError) as error:
+        raise Failure(str(error)) from error
 
 
-def _netns(options: argparse.Namespace) -> str:
+def _netns(netns: str | None, pid: int | None, container: str | None) -> str:
     """A path of the namespace; the agent opens it."""
-    if options.netns is not None:
-        return str(Path(options.netns).absolute())
-    pid = options.pid if options.container is None else _process(options.container)
+    if netns is not None:
+        return str(Path(netns).absolute())
+    pid = pid if container is None else _process(container)
     path = f"/proc/{pid}/ns/net"
     if not Path(path).exists():
-        raise UsageError(f"there is no process {pid}")
+        raise Failure(f"there is no process {pid}")
     return path
 
 
 def _process(container: str) -> int:
     """The process of a container, as the first engine that knows it says."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", container) is None:
-        raise UsageError(f"{container!r} is no name of a container")
+        raise Failure(f"{container!r} is no name of a container")
     engines = [name for name in _INSPECT if shutil.which(name)]
     for name in engines:
         done = subprocess.run(  # noqa: S603 - the name was checked
@@ -193,4 +220,4 @@ def _process(container: str) -> int:
         if done.returncode == 0 and pid.isdecimal() and int(pid) > 0:
             return int(pid)
     asked = ", ".join(engines) or f"none of {', '.join(_INSPECT)} is installed"
-    raise UsageError(f"no running container {container} (asked: {asked}); --pid names a process")
+    raise Failure(f"no running container {container} (asked: {asked}); --pid names a process")

@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Callable
+
+C = TypeVar("C", bound="Callable[..., Any]")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def options(command: C) -> C:
     """Adds `--ingress` and `--virtual-interface`."""
-    parser.add_argument(
-        "--ingress", action="store_true", help="leave plain TCP from elsewhere to the application"
-    )
-    parser.add_argument(
+    interfaces = click.option(
         "--virtual-interface",
-        action="append",
-        default=[],
+        "virtual_interfaces",
+        multiple=True,
         metavar="NAME",
         help="what comes in by this interface goes out by the proxy; may be repeated",
     )
+    ingress = click.option(
+        "--ingress", is_flag=True, help="leave plain TCP from elsewhere to the application"
+    )
+    return ingress(interfaces(command))

@@ -1,104 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ztunnel-py certs`: the certificates that a running proxy has, and for how long."""
+"""`ztunnel-py certs`: the certificates that a proxy has, and for how long."""
 
 from __future__ import annotations
 
-import argparse
-import http.client
-import json
-import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ztunnel_py.cli.live import ADMIN, AdminError, duration, fetch, table
+import click
+
+from ztunnel_py.cli.source import entries, json_option, reads, text
+from ztunnel_py.cli.table import duration, show, show_json, tabled
 from ztunnel_py.config_values import duration_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from ztunnel_py.cli.source import Source
 
 Json = dict[str, Any]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs `certs` and returns the exit status: 1 if no proxy answers."""
-    options = _parser().parse_args(argv)
+class _Duration(click.ParamType[float]):
+    """Seconds of a text such as `6h` or `1m30s`."""
+
+    name = "time"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """See click."""
+        try:
+            return duration_s(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@reads
+@click.option(
+    "--expiring",
+    type=_Duration(),
+    metavar="TIME",
+    help="only those that expire within TIME (6h, 30m), or are not there",
+)
+@click.option("--identity", default="", metavar="TEXT", help="only of identities that contain TEXT")
+@json_option
+def certs(source: Source, expiring: float | None, identity: str, *, as_json: bool) -> None:
+    """Show the certificates of a proxy."""
+    found = [one for one in entries(source.dump(), "certificates") if identity in _name(one)]
     now = time.time()
-    try:
-        found = [one for one in ask(options.admin) if options.identity in one["identity"]]
-    except AdminError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if options.expiring is not None:
-        found = [one for one in found if remaining_s(one, now) <= options.expiring]
-    if options.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-        return 0
-    print(table(list(_COLUMNS), [[show(one, now) for show in _COLUMNS.values()] for one in found]))
-    return 0
-
-
-def ask(admin: str) -> list[Json]:
-    """The certificates of `/config_dump` at `host:port`, those of ztunnel as well.
-
-    Raises:
-        AdminError: there is no such server, or it shows no certificates.
-    """
-    status, found = fetch(admin, "/config_dump")
-    if status == http.client.OK and isinstance(found, dict):
-        certificates = found.get("certificates")
-        if isinstance(certificates, list):
-            return certificates
-    raise AdminError(f"what answers at {admin} is not such a proxy: /config_dump gave {status}")
+    if expiring is not None:
+        found = [one for one in found if remaining_s(one, now) <= expiring]
+    if as_json:
+        show_json(found)
+        return
+    columns = {
+        "IDENTITY": _name,
+        "EXPIRES": lambda one: _expires(one, now),
+        "AGE": lambda one: _age(one, now),
+        "SERIAL": lambda one: text(_leaf(one), "serialNumber"),
+        "ROOTS": lambda one: str(len(entries(one, "rootCerts"))),
+        "STATE": lambda one: text(one, "state"),
+    }
+    show(tabled(columns, found))
 
 
 def remaining_s(one: Json, now: float) -> float:
     """Seconds until the leaf expires; 0 if there is none."""
-    chain = one["certChain"]
-    return _seconds(chain[0]["expirationTime"]) - now if chain else 0.0
+    ends = _time(_leaf(one), "expirationTime")
+    return 0.0 if ends is None else ends - now
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ztunnel-py certs", description="Shows the certificates of a running proxy."
-    )
-    parser.add_argument(
-        "--expiring",
-        type=duration_s,
-        metavar="TIME",
-        help="only those that expire within TIME (6h, 30m), or are not there",
-    )
-    parser.add_argument(
-        "--identity", default="", metavar="TEXT", help="only of identities that contain TEXT"
-    )
-    parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
-    parser.add_argument(
-        "--admin", default=ADMIN, metavar="HOST:PORT", help=f"the proxy's admin port ({ADMIN})"
-    )
-    return parser
+def _name(one: Json) -> str:
+    return text(one, "identity")
 
 
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
+def _leaf(one: Json) -> Json | None:
+    chain = entries(one, "certChain")
+    return chain[0] if chain else None
+
+
+def _time(certificate: Json | None, key: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text(certificate, key)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _expires(one: Json, now: float) -> str:
-    if not one["certChain"]:
+    if _time(_leaf(one), "expirationTime") is None:
         return ""
     left = remaining_s(one, now)
     return f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
 
 
 def _age(one: Json, now: float) -> str:
-    chain = one["certChain"]
-    return duration(max(now - _seconds(chain[0]["validFrom"]), 0)) if chain else ""
-
-
-_COLUMNS: dict[str, Callable[[Json, float], str]] = {
-    "IDENTITY": lambda one, _: one["identity"],
-    "EXPIRES": _expires,
-    "AGE": _age,
-    "SERIAL": lambda one, _: one["certChain"][0]["serialNumber"] if one["certChain"] else "",
-    "ROOTS": lambda one, _: str(len(one["rootCerts"])),
-    "STATE": lambda one, _: one["state"],
-}
+    begins = _time(_leaf(one), "validFrom")
+    return "" if begins is None else duration(max(now - begins, 0))

@@ -7,7 +7,6 @@ A step whose evidence is missing or wrong fails, and with it the command.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
@@ -15,6 +14,8 @@ import signal
 import sys
 import time
 from typing import TYPE_CHECKING
+
+import click
 
 from ztunnel_py.cli.demo_mesh import (
     APP_PORT,
@@ -32,7 +33,7 @@ from ztunnel_py.cli.demo_wire import HBONE_PORT, Capture, inspect
 from ztunnel_py.cli.topology import NamespacesForbiddenError, TopologyError, add_system_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ztunnel_py.cli.demo_mesh import Event, Reply
 
@@ -281,22 +282,26 @@ def plain(event: Event) -> str:
 _LINE_HEAD = ("time", "level", "scope", "message")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the demo and returns the exit status: 0, 1 if a step failed, 77 if it is forbidden."""
-    parser = argparse.ArgumentParser(prog="ztunnel-py demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--stay", action="store_true", help="keep the mesh up until Ctrl-C")
-    parser.add_argument(
-        "--break",
-        dest="break_",
-        choices=["policy", "plaintext"],
-        help="leave one piece out, to see the demo fail: the policy, or HBONE",
-    )
-    parser.add_argument(
-        "--istiod",
-        action="store_true",
-        help="state and certificates come over the wire, from a control plane for tests",
-    )
-    options = parser.parse_args(argv)
+@click.command()
+@click.option("--stay", is_flag=True, help="keep the mesh up until Ctrl-C")
+@click.option(
+    "--break",
+    "break_",
+    type=click.Choice(["policy", "plaintext"]),
+    help="leave one piece out, to see the demo fail: the policy, or HBONE",
+)
+@click.option(
+    "--istiod",
+    is_flag=True,
+    help="state and certificates come over the wire, from a control plane for tests",
+)
+def demo(break_: str | None, *, stay: bool, istiod: bool) -> int:
+    """Build a two-node mesh and send traffic.
+
+    In namespaces of its own; shows what happened, and leaves nothing behind.
+
+    Exit status: 0, 1 if a step failed, 77 if the kernel forbids namespaces.
+    """
     add_system_path()
     missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
     if missing:
@@ -304,7 +309,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"demo: missing {', '.join(missing)}; apt-get install {packages}", file=sys.stderr)
         return 1
     try:
-        return _demonstrate(options.break_, stay=options.stay, istiod=options.istiod)
+        return _demonstrate(break_, stay=stay, istiod=istiod)
     except NamespacesForbiddenError as exc:
         print(f"demo: {exc}", file=sys.stderr)
         return EXIT_FORBIDDEN

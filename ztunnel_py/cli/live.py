@@ -1,140 +1,121 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ztunnel-py connections` and `tunnels`: what lives in a running proxy, says its admin port."""
+"""`ztunnel-py connections` and `tunnels`: what lives in a proxy.
+
+`/connections` and `/tunnels` are ours. Of ztunnel, and of a saved dump, the connections are those
+in `workloadState`, which tells less of them.
+"""
 
 from __future__ import annotations
 
-import argparse
 import http.client
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from ztunnel_py.cli.admin import fetch_json, foreign
+from ztunnel_py.cli.source import admin_option, at, entries, json_option, reads, text
+from ztunnel_py.cli.table import duration, show, show_json, size, tabled, watch
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from ztunnel_py.cli.source import Source
+    from ztunnel_py.cli.table import Table
 
 Json = dict[str, Any]
 
-ADMIN = "localhost:15000"
-"""Where a proxy shows itself, unless told otherwise."""
-_TIMEOUT_S = 10.0
+_workload = click.option(
+    "--workload", default="", metavar="TEXT", help="only of workloads whose name contains TEXT"
+)
 
 
-class AdminError(Exception):
-    """The proxy did not answer; the message is for the operator."""
+@click.command()
+@reads
+@_workload
+@click.option("-w", "--watch", "is_watched", is_flag=True, help="anew every few seconds")
+@click.option(
+    "--interval", default=2.0, show_default=True, type=click.FloatRange(min=0.1), metavar="SECONDS"
+)
+@json_option
+def connections(
+    source: Source, workload: str, interval: float, *, is_watched: bool, as_json: bool
+) -> None:
+    """Show what is open in a proxy."""
+
+    def found() -> list[Json]:
+        listed = _dumped(source.dump()) if source.file else _listed(source)
+        return [one for one in listed if workload in text(one, "workload")]
+
+    if is_watched:
+        if source.file or as_json:
+            raise click.UsageError("--watch shows a table of a running proxy")
+        watch(lambda: _table(found()), interval)
+    elif as_json:
+        show_json(found())
+    else:
+        show(_table(found()))
 
 
-def main(command: str, argv: Sequence[str]) -> int:
-    """Runs `connections` or `tunnels` and returns the exit status: 1 if no proxy answers."""
-    options = _parser(command).parse_args(argv)
+@click.command()
+@admin_option
+@_workload
+@json_option
+def tunnels(admin: str, workload: str, *, as_json: bool) -> None:
+    """Show the HBONE connections of a proxy."""
+    status, found = fetch_json(admin, "/tunnels")
+    if status != http.client.OK or not _is_list(found, _TUNNEL):
+        raise foreign(admin, "/tunnels", status)
+    found = [one for one in found if workload in one["workload"]]
+    if as_json:
+        show_json(found)
+    else:
+        show(tabled(_TUNNEL, found))
+
+
+# --- what is found
+
+
+def _listed(source: Source) -> list[Json]:
+    status, found = fetch_json(source.admin, "/connections")
+    if status == http.client.OK and _is_list(found, _CONNECTION):
+        return list(found)
+    if status == http.client.NOT_FOUND:
+        return _dumped(source.dump())
+    raise foreign(source.admin, "/connections", status)
+
+
+def _dumped(dump: Json) -> list[Json]:
+    """The connections of `workloadState`, in the order of its pods' names."""
+    found = []
+    for pod in sorted(entries(dump, "workloadState"), key=lambda pod: text(pod, "info", "name")):
+        name = f"{text(pod, 'info', 'namespace')}/{text(pod, 'info', 'name')}"
+        for direction in ("inbound", "outbound"):
+            where = {"workload": name, "direction": direction}
+            found += [where | one for one in entries(at(pod, "connections") or {}, direction)]
+    return found
+
+
+def _is_list(value: object, columns: dict[str, Callable[[Json], str]]) -> bool:
+    """A list of what the columns can show."""
+    if not isinstance(value, list):
+        return False
     try:
-        found = ask(options.admin, f"/{command}")
-    except AdminError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    found = [one for one in found if options.workload in one["workload"]]
-    if options.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-        return 0
-    columns = _CONNECTION if command == "connections" else _TUNNEL
-    print(table(list(columns), [[show(one) for show in columns.values()] for one in found]))
-    return 0
-
-
-def ask(admin: str, path: str) -> list[Json]:
-    """The list at a path of the admin server at `host:port`.
-
-    Raises:
-        AdminError: there is no such server, or it does not know the path.
-    """
-    status, found = fetch(admin, path)
-    if status == http.client.OK and isinstance(found, list):
-        return found
-    raise AdminError(f"what answers at {admin} is not such a proxy: {path} gave {status}")
-
-
-def fetch(admin: str, path: str) -> tuple[int, Any]:
-    """The status and the JSON at a path of the admin server at `host:port`; None if it is none.
-
-    Raises:
-        AdminError: there is no such server.
-    """
-    connection = None
-    try:
-        connection = http.client.HTTPConnection(admin, timeout=_TIMEOUT_S)
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, OverflowError, http.client.HTTPException) as error:  # Overflow: of the port
-        raise AdminError(
-            f"no proxy answers at {admin}: {error or type(error).__name__}; is it running, and in "
-            "this network namespace? --admin names another address"
-        ) from error
-    finally:
-        if connection is not None:
-            connection.close()
-    try:
-        return response.status, json.loads(body)
-    except ValueError:
-        return response.status, None
-
-
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"ztunnel-py {command}", description=f"Shows the {command} of a running proxy."
-    )
-    parser.add_argument(
-        "--workload", default="", metavar="TEXT", help="only of workloads whose name contains TEXT"
-    )
-    parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
-    parser.add_argument(
-        "--admin", default=ADMIN, metavar="HOST:PORT", help=f"the proxy's admin port ({ADMIN})"
-    )
-    return parser
+        return all(column(one) is not None for one in value for column in columns.values())
+    except (TypeError, LookupError, AttributeError, ValueError):
+        return False
 
 
 # --- what is shown
 
 
-def duration(seconds: float) -> str:
-    """Its two greatest units: `0.4s`, `12s`, `3m12s`, `2h05m`, `3d04h`."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    for unit, name, smaller, smaller_name in (
-        (86_400, "d", 3_600, "h"),
-        (3_600, "h", 60, "m"),
-        (60, "m", 1, "s"),
-    ):
-        if whole >= unit:
-            return f"{whole // unit}{name}{whole % unit // smaller:02}{smaller_name}"
-    return f"{whole}s"
-
-
-def size(count: int) -> str:
-    """Bytes: `512 B`, `1.2 MiB`."""
-    if abs(count) < 1024:
-        return f"{count} B"
-    value, unit = count / 1024, "KiB"
-    for greater in ("MiB", "GiB", "TiB"):
-        if abs(value) >= 1023.95:
-            value, unit = value / 1024, greater
-    return f"{value:.1f} {unit}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; an empty cell is a dash."""
-    lines = [head, *([cell or "-" for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+def _table(found: list[Json]) -> Table:
+    is_ours = all("id" in one for one in found)
+    return tabled(_CONNECTION if is_ours else _DUMPED, found)
 
 
 def _way(one: Json) -> str:
-    actual = one["actualDst"]
-    asked: str = one["originalDst"]
-    return asked if actual in (None, asked) else f"{asked} -> {actual}"
+    actual, asked = text(one, "actualDst"), text(one, "originalDst")
+    return asked if actual in ("", asked) else f"{asked or '-'} -> {actual}"
 
 
 def _stalls(one: Json) -> str:
@@ -147,30 +128,34 @@ def _stall(stall: Json | None) -> str:
     return "" if stall is None else f"{duration(stall['seconds'])} {size(stall['bytes'])}"
 
 
-_CONNECTION: dict[str, Callable[[Json], str]] = {
-    "ID": lambda one: one["id"],
-    "WORKLOAD": lambda one: one["workload"],
-    "DIRECTION": lambda one: one["direction"],
-    "SOURCE": lambda one: one["src"],
+_DUMPED: dict[str, Callable[[Json], str]] = {
+    "WORKLOAD": lambda one: text(one, "workload"),
+    "DIRECTION": lambda one: text(one, "direction"),
+    "SOURCE": lambda one: text(one, "src"),
     "DESTINATION": _way,
-    "PROTOCOL": lambda one: one["protocol"] or "",
+    "PROTOCOL": lambda one: text(one, "protocol"),
+}
+
+_CONNECTION: dict[str, Callable[[Json], str]] = {
+    "ID": lambda one: str(one["id"]),
+    **_DUMPED,
     "AGE": lambda one: duration(one["ageSeconds"]),
     "UP": lambda one: size(one["upstreamBytes"]),
     "DOWN": lambda one: size(one["downstreamBytes"]),
-    "STATE": lambda one: one["state"] or "",
-    "TUNNEL": lambda one: one["tunnel"] or "",
+    "STATE": lambda one: text(one, "state"),
+    "TUNNEL": lambda one: text(one, "tunnel"),
     "STALLED BY": _stalls,
     "CONNECTION ID": lambda one: one["connectionId"],
 }
 
 _TUNNEL: dict[str, Callable[[Json], str]] = {
-    "ID": lambda one: one["id"],
-    "WORKLOAD": lambda one: one["workload"],
-    "DIRECTION": lambda one: one["direction"],
-    "REMOTE": lambda one: one["remote"],
-    "IDENTITY": lambda one: one["identity"] or "",
-    "STREAMS": lambda one: str(one["streams"]),
-    "WORKER": lambda one: str(one["worker"]),
+    "ID": lambda one: str(one["id"]),
+    "WORKLOAD": lambda one: str(one["workload"]),
+    "DIRECTION": lambda one: text(one, "direction"),
+    "REMOTE": lambda one: text(one, "remote"),
+    "IDENTITY": lambda one: text(one, "identity"),
+    "STREAMS": lambda one: text(one, "streams"),
+    "WORKER": lambda one: text(one, "worker"),
     "AGE": lambda one: duration(one["ageSeconds"]),
     "RECEIVED": lambda one: size(one["receivedBytes"]),
     "SENT": lambda one: size(one["sentBytes"]),

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ztunnel-py why`: what happens to a connection, step by step, and what would let it through.
 
-The mesh is that of a local state file, for which no proxy is needed, or that of a running proxy.
+The mesh is that of a running proxy, or, for which no proxy is needed, that of a local state file or
+of a saved dump.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import http.client
 import os
 import shutil
 import sys
@@ -15,16 +15,26 @@ import textwrap
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from ztunnel_py.cli.live import ADMIN, AdminError, fetch
+import click
+
+from ztunnel_py.cli.admin import fetch_json, foreign
+from ztunnel_py.cli.failure import Failure
+from ztunnel_py.cli.source import admin_option, chosen, dump_option
+from ztunnel_py.cli.table import printable, show_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+
+    from ztunnel_py.cli.source import Source
+    from ztunnel_py.decide.settings import Settings
+    from ztunnel_py.state.store import Store
 
 Json = dict[str, Any]
 
 ALLOWED, FAILED, NOT_ALLOWED = 0, 1, 2
 """Exit statuses: encrypted and allowed, no answer, anything else."""
 _ENCRYPTED = "encrypted"
+_KEYS = {"source", "destination", "outcome", "reason", "fix", "steps"}
 _MARKS = {"good": "✓", "bad": "✗", "note": "·"}
 _COLOURS = {"✓": "32", "✗": "31", "·": "2"}
 _BOLD = "1"
@@ -33,24 +43,44 @@ _TITLE = 9
 """Columns of the longest title."""
 
 
-class WhyError(Exception):
-    """There is no answer; the message is for the operator."""
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST[:PORT]")
+@click.option(
+    "--state", default="", metavar="FILE", help="the mesh of a local state file; no proxy"
+)
+@dump_option
+@admin_option
+@click.option("--json", "as_json", is_flag=True, help="the answer as JSON")
+@click.pass_context
+def why(
+    context: click.Context,
+    source: str,
+    destination: str,
+    state: str,
+    dump: str,
+    admin: str,
+    *,
+    as_json: bool,
+) -> int:
+    """Explain what happens to a connection.
 
+    And what would let it through, if nothing does. SRC is a workload (namespace/name) or an
+    address; DST an address, a hostname, or namespace/name of a workload.
 
-def main(argv: Sequence[str]) -> int:
-    """Runs `why`; returns 0 if the connection is encrypted and allowed, 2 if not, 1 on errors."""
-    options = _parser().parse_args(argv)
-    try:
-        found = (
-            _from_file(options.state, options.source, options.destination)
-            if options.state
-            else _from_proxy(options.admin, options.source, options.destination)
-        )
-    except (WhyError, AdminError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    if options.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+    Exit status: 0 encrypted and allowed, 2 not, 1 no answer.
+    """
+    asked = chosen(context, admin, dump)
+    if state and dump:
+        raise click.UsageError("--state and --dump exclude each other")
+    if state:
+        found = _from_file(state, source, destination)
+    elif dump:
+        found = _from_dump(asked, source, destination)
+    else:
+        found = _from_proxy(admin, source, destination)
+    if as_json:
+        show_json(found)
     else:
         columns = min(_WIDEST, max(_NARROWEST, shutil.get_terminal_size((_WIDEST, 24)).columns))
         is_coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -58,55 +88,47 @@ def main(argv: Sequence[str]) -> int:
     return ALLOWED if found["outcome"] == _ENCRYPTED else NOT_ALLOWED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ztunnel-py why",
-        description="Explains what happens to a connection, and what would let it through.",
-        epilog="exit status: 0 encrypted and allowed, 2 not, 1 no answer",
-    )
-    parser.add_argument("source", metavar="SRC", help="a workload (namespace/name) or an address")
-    parser.add_argument(
-        "destination",
-        metavar="DST[:PORT]",
-        help="an address, a hostname, or namespace/name of a workload",
-    )
-    parser.add_argument(
-        "--state", default="", metavar="FILE", help="the mesh of a local state file; no proxy"
-    )
-    parser.add_argument(
-        "--admin", default=ADMIN, metavar="HOST:PORT", help=f"a proxy's admin port ({ADMIN})"
-    )
-    parser.add_argument("--json", action="store_true", help="the answer as JSON")
-    return parser
-
-
 # --- the answer
 
 
 def _from_file(path: str, src: str, dst: str) -> Json:
-    from ztunnel_py.decide.explain import explain
     from ztunnel_py.decide.settings import Settings
-    from ztunnel_py.errors import LocalStateError, UnknownNameError
+    from ztunnel_py.errors import LocalStateError
     from ztunnel_py.state.store import Store
     from ztunnel_py.xds.local import load
 
     store = Store()
     try:
         store.apply(load(path).updates)
-        return explain(store, Settings(), src, dst).tree()
     except LocalStateError as error:
-        raise WhyError(str(error).removeprefix("LOCAL_XDS_PATH: ")) from error
+        raise Failure(str(error).removeprefix("LOCAL_XDS_PATH: ")) from error
+    return _explained(store, Settings(), src, dst)
+
+
+def _from_dump(source: Source, src: str, dst: str) -> Json:
+    from ztunnel_py.cli.dumped_state import mesh
+
+    store, settings = mesh(source.dump(), source.file)
+    return _explained(store, settings, src, dst)
+
+
+def _explained(store: Store, settings: Settings, src: str, dst: str) -> Json:
+    from ztunnel_py.decide.explain import explain
+    from ztunnel_py.errors import UnknownNameError
+
+    try:
+        return explain(store, settings, src, dst).tree()
     except UnknownNameError as error:
-        raise WhyError(str(error)) from error
+        raise Failure(str(error)) from error
 
 
 def _from_proxy(admin: str, src: str, dst: str) -> Json:
     path = f"/why?{urllib.parse.urlencode({'src': src, 'dst': dst})}"
-    status, found = fetch(admin, path)
+    status, found = fetch_json(admin, path)
     if isinstance(found, dict) and "error" in found:
-        raise WhyError(str(found["error"]))
-    if status != 200 or not isinstance(found, dict) or "steps" not in found:
-        raise AdminError(f"what answers at {admin} is not such a proxy: /why gave {status}")
+        raise Failure(printable(str(found["error"])))
+    if status != http.client.OK or not isinstance(found, dict) or not found.keys() >= _KEYS:
+        raise foreign(admin, "/why", status)
     return found
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ztunnel_py.netns import Netns
     from ztunnel_py.redirection.plan import Family
 
-NAMES = ("auto", "iptables", "legacy", "nft")
 FORCE = "FORCE_IPTABLES_BINARY"
 _VARIANTS = ("legacy", "nft")
 _log = logger("ztunnel::redirection")
@@ -51,7 +50,9 @@ def choose(
     *,
     has_probe_set: bool = False,
 ) -> Backend:
-    """The programs for a name of `NAMES`; `has_probe_set`: the node has the ipset of section 4.
+    """The programs for a name of `settings.BACKENDS`.
+
+    `has_probe_set`: the node has the ipset of section 4.
 
     Raises:
         RedirectionError: what is asked for is not installed, or `FORCE_IPTABLES_BINARY` is neither

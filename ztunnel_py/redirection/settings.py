@@ -15,6 +15,8 @@ from ztunnel_py.redirection.plan import PROBE_V4, PROBE_V6, Options, PlanError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+BACKENDS = ("auto", "iptables", "legacy", "nft")
+"""Names of the programs that change the rules, see `choice`."""
 _PROBE_V4, _PROBE_V6 = "HOST_PROBE_SNAT_IP", "HOST_PROBE_SNAT_IPV6"
 
 

@@ -44,6 +44,11 @@ class _Directive(NamedTuple):
     fields: frozenset[str]
     level: Level
 
+    def __str__(self) -> str:
+        fields = f"[{{{','.join(sorted(self.fields))}}}]" if self.fields else ""
+        scope = f"{self.target}{fields}"
+        return f"{scope}={self.level.name.lower()}" if scope else self.level.name.lower()
+
 
 class Filter:
     """A parsed list of directives."""
@@ -51,8 +56,14 @@ class Filter:
     def __init__(self, directives: Collection[_Directive]) -> None:
         unique = {(d.target, d.fields): d for d in directives}  # the last one wins
         self._directives = sorted(
-            unique.values(), key=lambda d: (len(d.target), len(d.fields)), reverse=True
+            unique.values(),
+            key=lambda d: (len(d.target), len(d.fields), d.target, sorted(d.fields)),
+            reverse=True,
         )
+
+    def __str__(self) -> str:
+        """Its directives, the most specific first, as `parse` reads them."""
+        return ",".join(map(str, self._directives))
 
     @classmethod
     def parse(cls, text: str) -> Filter:
@@ -61,7 +72,7 @@ class Filter:
         Raises:
             ConfigError: a directive is malformed; the message names `RUST_LOG`.
         """
-        return cls([_parse_directive(clause) for clause in _split(text)])
+        return cls([_parse_directive(clause) for clause in clauses(text)])
 
     def level(self, target: str, fields: Collection[str]) -> Level:
         """The most verbose level at which an event with these fields is logged."""
@@ -86,8 +97,8 @@ class Filter:
         return min(levels), max(levels)
 
 
-def _split(text: str) -> Iterator[str]:
-    """Clauses between commas; a comma inside `[{..}]` separates fields."""
+def clauses(text: str) -> Iterator[str]:
+    """The directives of a text, between commas; a comma inside `[{..}]` separates fields."""
     rest = text
     while True:
         comma = rest.find(",")

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from ztunnel_py.errors import ConfigError
 from ztunnel_py.telemetry.filter import ALWAYS, DEFAULT, Filter, Level
 from ztunnel_py.telemetry.writer import FAILED, FULL, LIMIT, LineWriter
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _PREFIX = "ztunnel::"
 _STDERR = 2
+_FILTER_MAX = 64 * 1024
+"""Characters of a filter that grows while the program runs."""
 _ERROR, _WARN, _INFO, _DEBUG, _TRACE = map(int, list(Level)[1:])
 _NAMES = [level.name.lower() for level in Level]
 _JSON = {str, int, bool, float}
@@ -161,7 +164,7 @@ class _Clock:
 class _Root:
     """The process's log. The one mutable global here: a log line must be possible anywhere."""
 
-    __slots__ = ("clock", "filter", "json", "loggers", "lost", "writer")
+    __slots__ = ("clock", "filter", "json", "loggers", "lost", "start_filter", "writer")
 
     def __init__(self) -> None:
         self.lost = Counter({FULL: 0, FAILED: 0})
@@ -170,7 +173,7 @@ class _Root:
         self.apply(Filter.parse(DEFAULT), is_json=False, writer=None)
 
     def apply(self, log_filter: Filter, *, is_json: bool, writer: LineWriter | None) -> None:
-        self.filter = log_filter
+        self.filter = self.start_filter = log_filter
         self.json = is_json
         self.writer = writer
 
@@ -207,6 +210,27 @@ def configure(filter_text: str = DEFAULT, *, is_json: bool = False, fd: int = 1)
 def lost() -> Mapping[str, int]:
     """How many lines were lost so far, by reason."""
     return _ROOT.lost
+
+
+def filter_text() -> str:
+    """The filter in force, its most specific directives first."""
+    return str(_ROOT.filter)
+
+
+def change_filter(added: str, *, is_reset: bool = False) -> None:
+    """Adds directives to the filter in force, or to that of the start; the next line obeys.
+
+    Raises:
+        ConfigError: `added` is malformed, or with it the filter grows too long; nothing changes.
+    """
+    base = _ROOT.start_filter if is_reset else _ROOT.filter
+    changed = Filter.parse(f"{base},{added}" if added else str(base))
+    text = str(changed)
+    if len(text) > _FILTER_MAX:
+        raise ConfigError(f"the log filter would be longer than {_FILTER_MAX} characters")
+    logger("ztunnel::telemetry").info(f"new log filter is {text}")
+    _ROOT.filter = changed
+    _refresh_loggers()
 
 
 def close() -> None:

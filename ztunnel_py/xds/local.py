@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 _MAX_U32 = 2**32 - 1
 
 _TOP = frozenset({"workloads", "services", "policies"})
-_WORKLOAD = frozenset(
+WORKLOAD_KEYS = frozenset(
     (
         *("workloadIps", "namespace", "services", "uid", "name", "serviceAccount", "trustDomain"),
         *("network", "node", "hostname", "protocol", "networkMode", "status", "workloadName"),
@@ -73,14 +73,14 @@ _WORKLOAD = frozenset(
         *("networkGateway", "capacity"),
     )
 )
-_SERVICE = frozenset(
+SERVICE_KEYS = frozenset(
     (
         *("name", "namespace", "hostname", "vips", "cidrVips", "ports", "endpoints"),
         *("subjectAltNames", "waypoint", "weightedWaypoints", "loadBalancer", "ipFamilies"),
         *("canonical", "visibility"),
     )
 )
-_POLICY = frozenset({"name", "namespace", "scope", "action", "dryRun", "rules"})
+POLICY_KEYS = frozenset({"name", "namespace", "scope", "action", "dryRun", "rules"})
 _STRINGS = ("namespaces", "notNamespaces", "principals", "notPrincipals")
 _ACCOUNTS = ("serviceAccounts", "notServiceAccounts")
 _CIDRS = ("sourceIps", "notSourceIps", "destinationIps", "notDestinationIps")
@@ -142,7 +142,19 @@ def parse(text: str, source: str) -> LocalState:
 
     try:
         value = yaml_tree.parse(text)
-        top = Fields({} if value is None else value, _TOP)
+    except ValueError as error:
+        raise LocalStateError(f"{source}: {error}") from error
+    return read({} if value is None else value, source)
+
+
+def read(value: object, source: str) -> LocalState:
+    """The same for a text that is parsed already.
+
+    Raises:
+        LocalStateError: naming source, entry and key.
+    """
+    try:
+        top = Fields(value, _TOP)
         return LocalState(
             tuple(_entries(top, "workloads", _workload)),
             tuple(_entries(top, "policies", _policy)),
@@ -174,7 +186,7 @@ def _named(entry: object) -> str:
 
 
 def _workload(entry: object) -> WorkloadUpdate:
-    f = Fields(entry, _WORKLOAD)
+    f = Fields(entry, WORKLOAD_KEYS)
     workload = Workload(
         namespace=f.text("namespace"),
         uid=f.text("uid", ""),
@@ -250,7 +262,7 @@ def _destination(text: str) -> NetworkAddress | NamespacedHostname:
 
 
 def _service(entry: object) -> ServiceUpdate:
-    f = Fields(entry, _SERVICE)
+    f = Fields(entry, SERVICE_KEYS)
     service = Service(
         name=f.text("name"),
         namespace=f.text("namespace"),
@@ -307,7 +319,7 @@ def _load_balancer(f: Fields) -> LoadBalancer | None:
 
 
 def _policy(entry: object) -> PolicyUpdate:
-    f = Fields(entry, _POLICY)
+    f = Fields(entry, POLICY_KEYS)
     policy = Policy(
         name=f.text("name"),
         namespace=f.text("namespace"),
