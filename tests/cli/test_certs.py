@@ -9,10 +9,11 @@ import re
 import time
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.cli.dumps import ZTUNNEL
 from tests.support.authority import Authority, uris
 from ztunnel_py.__main__ import run
 from ztunnel_py.admin.dump import dump_certificates
@@ -23,7 +24,7 @@ from ztunnel_py.identity.manager import CertificateState, CertificateStatus
 from ztunnel_py.identity.spiffe import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 CART, PRICES = (Identity("cluster.local", "shop", name) for name in ("cart", "prices"))
 HOURLY = replace(uris(str(CART)), ends_in=timedelta(hours=1))
@@ -106,6 +107,33 @@ async def test_json_has_everything(admin: str, capsys: pytest.CaptureFixture[str
 
     assert status == 0
     assert json.loads(capsys.readouterr().out) == STATUSES
+
+
+async def test_dump_of_ztunnel_is_read(
+    capsys: pytest.CaptureFixture[str], saved: Callable[[Any], str]
+) -> None:
+    cart, prices = await shown(capsys, "--dump", saved(ZTUNNEL))
+
+    assert cart["EXPIRES"].endswith(" ago")
+    assert (cart["SERIAL"], cart["STATE"]) == ("271676055104", "Available")
+    assert prices["STATE"].startswith("Unavailable: signing gRPC error")
+
+
+async def test_what_is_no_certificate_is_shown_as_absent(
+    capsys: pytest.CaptureFixture[str], saved: Callable[[Any], str]
+) -> None:
+    strange = [{"identity": 7, "certChain": [{"expirationTime": "soon", "validFrom": []}]}]
+
+    (row,) = await shown(capsys, "--dump", saved({"certificates": strange}))
+
+    assert row == {
+        "IDENTITY": "7",
+        "EXPIRES": "-",
+        "AGE": "-",
+        "SERIAL": "-",
+        "ROOTS": "0",
+        "STATE": "-",
+    }
 
 
 def test_expired_certificate_says_since_when() -> None:

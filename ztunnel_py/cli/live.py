@@ -34,7 +34,12 @@ _workload = click.option(
 @_workload
 @click.option("-w", "--watch", "is_watched", is_flag=True, help="anew every few seconds")
 @click.option(
-    "--interval", default=2.0, show_default=True, type=click.FloatRange(min=0.1), metavar="SECONDS"
+    "--interval",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="between two looks of --watch",
 )
 @json_option
 def connections(
