@@ -9,8 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.process.conftest import APPS, ROOT, redirected
+from ztunnel_py.telemetry.catalogue import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +76,24 @@ def test_a_log_level_set_at_the_admin_port_holds_for_the_next_connection(
 
     complete = "connection complete"
     assert messages == [complete, "connection opened", complete, complete]
+
+
+def test_what_is_scraped_is_what_is_documented(
+    launch: Callable[..., Proxy], pod: Pod, echo: int
+) -> None:
+    pod.run(["ip", "addr", "replace", "10.255.255.1/32", "dev", "lo"])
+    proxy = launch(UNSTABLE_ENABLE_SOCKS5="true")
+    converse(pod, "10.255.255.1", echo, "15080")
+    proxy.wait(lambda: "connection complete" in proxy.log(), "the access line")
+
+    found = list(text_string_to_metric_families(proxy.metrics()))  # type: ignore[no-untyped-call]
+
+    known = {metric.name: metric for metric in METRICS}
+    assert {"istio_build", "istio_tcp_sent_bytes", "process_cpu_seconds"} <= {f.name for f in found}
+    for family in found:
+        metric = known[family.name]
+        assert (family.type, family.unit) == (metric.type, metric.unit)
+        assert {frozenset(one.labels) for one in family.samples} == {frozenset(metric.labels)}
 
 
 @pytest.mark.spec("dataplane-15")
