@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from tests.netns.mesh_state import Proxy
 
 PODS = {"comes": "node-a", "stays": "node-a", "server": "node-b"}
-WARM_UP, ROUNDS = 15, 12
+WARM_UP, ROUNDS = 15, 20
 RATE, SECONDS = 100, 8
 PATIENCE_S = 30.0
+POOL = min(32, (os.cpu_count() or 1) + 4)
+"""Threads that Python keeps for what would block; they come one by one, when they are needed."""
 
 
 class Held(NamedTuple):
@@ -85,7 +88,8 @@ def test_pods_that_come_and_go_under_load_leave_nothing(mesh: PodMesh, engine: s
 
         for one, then in zip((proxy, other), before, strict=True):
             now = at_rest(one)
-            assert all(map(operator.le, now, then)), f"{now}, before: {then}"
+            most = then._replace(threads=then.threads + POOL)
+            assert all(map(operator.le, now, most)), f"{now}, before: {then}"
 
 
 def at_rest(proxy: Proxy) -> Held:

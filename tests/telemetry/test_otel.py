@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,20 @@ def test_a_collector_that_refuses_is_named_once_and_its_losses_are_counted(
 
     assert [line.split("\t")[2:4] for line in lines] == [["otel", "cannot export to OpenTelemetry"]]
     assert "400" in lines[0]
+
+
+def test_a_collector_that_is_gone_is_not_tried_again_after_the_end(
+    exports: Callable[[Collector], Exports],
+) -> None:
+    before = set(threading.enumerate())
+    collector = Collector()
+    collector.close()
+    exporting = exports(collector)
+    exporting.put(record())
+
+    exporting.close()
+
+    wait(lambda: set(threading.enumerate()) <= before)
 
 
 def test_resource_attributes_of_the_environment_win(

@@ -65,11 +65,14 @@ class Exports:
         self._resource = Resource(dict(attributes)).merge(found)
         self._complaints = _Complaints()
         self._senders: list[Callable[[Sequence[_Ended]], bool]] = []
+        self._exporters: list[OTLPSpanExporter | OTLPLogExporter] = []
         if "TRACES" in signals:
             spans = OTLPSpanExporter()
+            self._exporters.append(spans)
             self._senders.append(lambda some: spans.export(list(map(self._span, some))).value == 0)
         if "LOGS" in signals:
             logs = OTLPLogExporter()
+            self._exporters.append(logs)
             self._senders.append(lambda some: logs.export(list(map(self._line, some))).value == 0)
         self.counts: Counter[str] = Counter({EXPORTED: 0, DROPPED: 0, FAILED: 0})
         self._queue: deque[_Ended] = deque()
@@ -98,6 +101,8 @@ class Exports:
         self._thread.join(FLUSH_S)
         if self._thread.is_alive():
             _log.warn("the collector did not take everything", {"records": len(self._queue)})
+        for exporter in self._exporters:
+            exporter.shutdown()  # type: ignore[no-untyped-call] # no more attempts
 
     def _run(self) -> None:
         while True:
