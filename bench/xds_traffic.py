@@ -3,17 +3,19 @@
 
 64 connections past the mesh make 4,000 round trips a second through a proxy, without a push and
 while 76,000 resources come. Printed: p50 and p99 of both, and their ratio; the goal is 1.5.
-Proxy, control plane and client share the machine's cores.
+
+All share the machine's cores. The control plane, which would have a machine of its own, is the one
+that waits.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ from ztunnel_py.cli.topology import REPOSITORY, Mesh, stop
 if TYPE_CHECKING:
     from ztunnel_py.cli.topology import Pod
 
-CONNECTIONS, RATE, SECONDS, TURNS = 64, 4_000, 4, 3
+CONNECTIONS, RATE, SECONDS, TURNS = 64, 4_000, 4, 5
 GOAL = 1.5
 READY_S = 20.0
 
@@ -37,7 +39,7 @@ class Run:
         self._client, self._server = client, server
         argv = [sys.executable, "-m", "bench.xds_server", str(folder)]
         self._control = subprocess.Popen(
-            client.command(["env", "-C", str(REPOSITORY), *argv]),
+            client.command(["nice", "-n", "19", "env", "-C", str(REPOSITORY), *argv]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -110,8 +112,7 @@ def main() -> int:
     """Prints a line per turn; returns 1 if the goal is missed."""
     build()
     ratios = []
-    with ExitStack() as stack:
-        mesh = stack.enter_context(Mesh({"client": "node-a", "server": "node-a"}))
+    with Mesh({"client": "node-a", "server": "node-a"}) as mesh:
         client, server = mesh.pod("client"), mesh.pod("server")
         start(server, [str(PROGRAMS / "sink"), f"{ECHO_PORT}:echo"])
         client.enrol()
@@ -129,7 +130,7 @@ def main() -> int:
             ratios.append(busy["p99_us"] / quiet["p99_us"])
             shown = (f"{one['p50_us']:.0f} / {one['p99_us']:.0f}" for one in (quiet, busy))
             print(f"p50 / p99 in us: {' -> '.join(shown)}, p99 x{ratios[-1]:.2f}", flush=True)
-    median = sorted(ratios)[len(ratios) // 2]
+    median = statistics.median(ratios)
     print(f"p99 x{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f}), goal {GOAL}")
     return int(median > GOAL)
 

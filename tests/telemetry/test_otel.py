@@ -184,8 +184,9 @@ def test_a_collector_that_refuses_is_named_once_and_its_losses_are_counted(
 
 
 def test_a_collector_that_is_gone_is_not_tried_again_after_the_end(
-    exports: Callable[[Collector], Exports],
+    exports: Callable[[Collector], Exports], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
     before = set(threading.enumerate())
     collector = Collector()
     collector.close()

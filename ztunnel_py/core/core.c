@@ -13,6 +13,7 @@
 #include "core_call.h"
 #include "core_state.h"
 #include "outbound.h"
+#include "slice.h"
 #include "sock.h"
 #include "tunnel.h"
 
@@ -82,6 +83,7 @@ struct core *core_start(const struct core_config *config) {
     }
     (void)mallopt(M_TRIM_THRESHOLD, TRIM_AT); /* where it does not know these, it is slower */
     (void)mallopt(M_MMAP_THRESHOLD, MMAP_AT);
+    slice_ask(SLICE_DECIDER);
     core->config = *config;
     core->idle_fd = -1;
     revocation_init(&core->revocation, &core->mem);

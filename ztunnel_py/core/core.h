@@ -72,7 +72,8 @@ struct core_listen {
 /* What stands in the way of this configuration's TLS, or NULL. */
 const char *core_problem(const struct core_config *config);
 
-/* Starts the workers. NULL with errno set. */
+/* Starts the workers. NULL with errno set. The calling thread, the decider's, asks for a short
+ * slice of time. */
 struct core *core_start(const struct core_config *config);
 
 /* Ends what lives, then the workers. Records, releases and counters can still be read. [sync] */

@@ -4,17 +4,15 @@
 
 #include <stdio.h>
 #include <sys/random.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "core_state.h"
 #include "io.h"
 #include "linger.h"
+#include "slice.h"
 #include "tls.h"
 
 #define WIRE_BLOCK ((size_t)(288 * 1024)) /* a full frame as TLS records, and some more */
 #define PLAIN_BLOCK ((size_t)16384)       /* a TLS record */
-#define SLICE_NS UINT64_C(100000)         /* the shortest that Linux grants */
 
 /* xoroshiro128+, by Blackman and Vigna. */
 uint64_t worker_random(struct worker *worker) {
@@ -42,30 +40,12 @@ static bool allocate(struct worker *worker) {
     return worker->scratch != NULL && worker->wire_in != NULL && worker->plain_in != NULL;
 }
 
-/* Has the scheduler run this thread before one that computes for long, as the decider does while it
- * takes in a large push: since Linux 6.12 a thread with a shorter slice of time interrupts one with
- * a longer slice. Needs no privilege, costs nobody a share of the processor; older kernels know no
- * slices and ignore it. */
-static void prefer_short_slices(void) {
-    struct {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime_ns, deadline_ns, period_ns;
-    } attributes = {.size = 48}; /* of Linux 3.14, as `struct sched_attr` */
-    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0) == 0) {
-        attributes.runtime_ns = SLICE_NS;
-        (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
-    }
-}
-
 static void *run(void *argument) {
     struct worker *const worker = argument;
     char name[16];
     (void)snprintf(name, sizeof(name), "worker-%u", (unsigned)worker->index % 1000);
     (void)pthread_setname_np(pthread_self(), name); /* for people who look */
-    prefer_short_slices();
+    slice_ask(SLICE_WORKER);
     loop_run(&worker->loop);
     linger_clear(worker);
     loop_turn(&worker->loop, 0); /* buries what that closed */
