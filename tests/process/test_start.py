@@ -152,6 +152,32 @@ def test_an_occupied_port_ends_the_start(port: int, pod: Pod, launch: Callable[.
 
 
 @pytest.mark.netns
+@pytest.mark.parametrize("mode", ["dedicated", "shared"])
+def test_a_second_proxy_with_the_same_ports_ends_and_names_one_while_the_first_serves(
+    mode: str, launch: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    of_a_node = {
+        "PROXY_MODE": "shared",
+        "PROXY_WORKLOAD_INFO": None,
+        "INPOD_UDS": str(tmp_path / "agent"),
+        "POD_NAME": "ztunnel-a",
+        "POD_NAMESPACE": "istio-system",
+        "SERVICE_ACCOUNT": "ztunnel",
+    }
+    changes = of_a_node if mode == "shared" else {}
+    first = launch(ready=False, **changes)
+    first.wait(lambda: "Task 'proxy' complete" in first.log(), "the first")
+
+    second = launch(ready=False, **changes)
+
+    assert second.exit_status() == 1
+    assert "error: failed to bind to address [::]:15021: Address already in use" in second.log()
+    assert "Traceback" not in second.log()
+    assert first.get(15021, "/healthz/ready").stdout
+    assert first.program.poll() is None
+
+
+@pytest.mark.netns
 @pytest.mark.spec("ops-108", "ops-116")
 def test_a_ready_proxy_shows_its_state_and_no_empty_families(
     launch: Callable[..., Proxy],
