@@ -43,8 +43,7 @@ class Shutdown:
     def install(self) -> None:
         """Handles SIGTERM and SIGINT, once there is something to end in order.
 
-        Until then a signal just ends us, but not if we are the first process of a container: there
-        only a signal that is handled does anything.
+        Until then a signal ends us at once (`start`).
         """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.request, "SIGTERM")

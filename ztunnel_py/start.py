@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from typing import TYPE_CHECKING
 
 from ztunnel_py.errors import StartError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 
 def start() -> int:
     """Runs the proxy and returns the exit status: 0 in order, 1 could not start."""
+    _end_at_signals()
     import faulthandler
 
     from ztunnel_py import config, openssl
@@ -39,6 +45,23 @@ def start() -> int:
         return 1
     log.close()
     return 0
+
+
+def _end_at_signals() -> None:
+    """Lets SIGTERM and SIGINT end the start at once, until `lifecycle.Shutdown` handles them.
+
+    That is what they do by default, but not to the first process of a container: the kernel drops
+    what it does not handle, and who deletes the pod would wait for its whole grace period. Nor does
+    Python leave SIGINT alone. Source: spec identity-ops, section D.6.
+    """
+    is_first = os.getpid() == 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit if is_first else signal.SIG_DFL)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    """Ends with the status that shells and container runtimes give to a death of the signal."""
+    os._exit(128 + number)
 
 
 def _hold_standard_streams() -> None:

@@ -5,6 +5,8 @@ apps.py echo PORT             prints `ready`, then echoes every connection
 apps.py talk HOST PORT [SOCKS-PORT]
     connects (through SOCKS5 if asked), prints `connected`; each line of its input is sent and
     the answer printed; prints `closed` when the other side is gone
+apps.py silent                prints the port that it took, then `connected` for each connection,
+    and says nothing on any
 """
 
 from __future__ import annotations
@@ -67,9 +69,21 @@ def churn(host: str, port: int, count: int) -> None:
     print(json.dumps({"answered": answered, "failed": count - answered}))
 
 
+def silent() -> None:
+    """Accepts until killed."""
+    server = socket.create_server(("127.0.0.1", 0))
+    print(server.getsockname()[1], flush=True)
+    kept = []
+    while True:
+        kept.append(server.accept())
+        print("connected", flush=True)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "echo":
         echo(int(sys.argv[2]))
+    elif sys.argv[1] == "silent":
+        silent()
     elif sys.argv[1] == "churn":
         churn(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
