@@ -23,7 +23,7 @@ def start() -> int:
     from ztunnel_py.telemetry import log
 
     _hold_standard_streams()
-    faulthandler.enable()  # a crash of the core says where Python was
+    faulthandler.enable(file=2)  # a crash of the core says where Python was
     try:
         settings = config.load(os.environ)
         config.refuse_unbuilt(settings)

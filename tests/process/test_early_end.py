@@ -117,3 +117,13 @@ def test_a_proxy_that_waits_for_a_silent_control_plane_ends_in_order(
     assert (status, is_prompt) == (0, True)
     assert "shutdown complete" in proxy.log()
     assert "Traceback" not in proxy.log()
+
+
+def test_closed_standard_streams_do_no_harm(launch: Callable[..., Proxy]) -> None:
+    proxy = launch(output="<&- >&- 2>&-")
+    streams = {os.readlink(f"/proc/{proxy.program.pid}/fd/{fd}") for fd in range(3)}
+
+    proxy.signal(signal.SIGTERM)
+
+    assert streams == {os.devnull}
+    assert proxy.exit_status() == 0
