@@ -74,7 +74,9 @@ class Running(NamedTuple):
         return self.pod.run(["curl", "-s", "--max-time", "5", url], check=False).stdout
 
 
-@pytest.fixture(params=["this machine", "the image"])
+@pytest.fixture(
+    params=[pytest.param("this machine", marks=pytest.mark.spec("ops-115")), "the image"]
+)
 def files(request: pytest.FixtureRequest, namespaces: None) -> Files:
     """Both file systems."""
     if os.geteuid() != 0:
@@ -129,7 +131,6 @@ def running(files: Files, tmp_path: Path) -> Iterator[Running]:
         yield Running(pod, container, program, log, agent)
 
 
-@pytest.mark.spec("ops-115")
 def test_container_of_the_manifests_becomes_ready_and_ends_in_order(running: Running) -> None:
     probe = running.container.spec["readinessProbe"]["httpGet"]
     at = (probe["port"], probe["path"], running.pod.ipv4)
