@@ -301,10 +301,15 @@ def test_malformed_mesh_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_json_metadata_is_decoded_and_bad_json_skipped_with_a_warning(tmp_path: Path) -> None:
-    config = _load(tmp_path, {"ISTIO_METAJSON_A": '{"x": 1}', "ISTIO_METAJSON_B": "{"})
+    huge = "9" * 400  # larger than what the control plane's messages can carry
+    bad = {"B": "{", "C": huge, "D": f'{{"a": [{huge}]}}', "E": "NaN"}
+    environ = {f"ISTIO_METAJSON_{name}": text for name, text in bad.items()}
+
+    config = _load(tmp_path, {"ISTIO_METAJSON_A": '{"x": 1}', **environ})
 
     assert config.metadata_json == {"A": {"x": 1}}
-    assert any("ISTIO_METAJSON_B" in warning for warning in config.warnings)
+    for variable in environ:
+        assert any(variable in warning for warning in config.warnings)
 
 
 # --- contradictions

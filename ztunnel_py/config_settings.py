@@ -55,6 +55,24 @@ def _log_filter(value: str) -> str:
     return value
 
 
+def _json(value: str) -> Any:  # noqa: ANN401 - whatever it is
+    """JSON whose numbers fit the messages of the control plane, which know doubles only."""
+    return json.loads(value, parse_int=_integer, parse_constant=_no_number)
+
+
+def _integer(digits: str) -> int:
+    number = int(digits)
+    try:
+        float(number)
+    except OverflowError as error:
+        raise ValueError(f"a number of {len(digits)} digits") from error
+    return number
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
 _BOOL = Kind(values.boolean, "boolean")
 _CPUS = Kind(values.cpus, "CPUs")
 _NAME = Kind(values.text, "name")
@@ -164,7 +182,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "metadata_json",
         f"{META_JSON}{KEY}",
-        Kind(json.loads, "JSON"),
+        Kind(_json, "JSON"),
         None,
         "proxy metadata that is not text; invalid JSON is skipped with a warning",
     ),

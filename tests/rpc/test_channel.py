@@ -463,13 +463,22 @@ async def test_file_cut_off_after_its_first_root_is_refused(
         described.channel()
 
 
-def test_source_of_roots_is_decided_at_start(tmp_path: Path) -> None:
+def test_file_of_roots_may_come_after_the_start(tmp_path: Path) -> None:
     late = tmp_path / "late.pem"
     roots = Roots.decide("CA_ROOT_CA", str(late))
-    late.write_bytes(Authority("late").pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
+    with pytest.raises(RootsError, match=r"late\.pem.* cannot be read: No such file"):
+        roots.add_to(context)
+    late.write_bytes(Authority("late").pem)
+    roots.add_to(context)
+
+    assert len(context.get_ca_certs()) == 1
+
+
+def test_what_is_neither_file_nor_pem_is_named() -> None:
     with pytest.raises(RootsError, match="was no file when the proxy started"):
-        roots.add_to(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        Roots.decide("CA_ROOT_CA", "late.pem").add_to(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 def test_roots_of_the_system_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

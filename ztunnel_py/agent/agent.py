@@ -109,6 +109,7 @@ class Agent:
         """
         for one in self._state.read():
             self._enrolled[one.uid] = one
+            one.problem = "no proxy is connected"
             try:
                 netns = self._spaces[one.uid] = one.place.open()
                 await asyncio.to_thread(self._redirection.apply, netns, one.options)

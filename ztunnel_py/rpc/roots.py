@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a control-plane server's certificate is verified with.
 
-Where the roots come from is decided once, at start: a path that exists is a file, read anew for
-each use; `SYSTEM` is what the system trusts; anything else is the PEM text itself.
-Source: ztunnel src/config.rs, src/tls/control.rs.
+Where the roots come from is decided once, at start: a path that exists, or is absolute, is a file,
+read anew for each use; `SYSTEM` is what the system trusts; anything else is the PEM text itself.
+Source: ztunnel src/config.rs, src/tls/control.rs; there a file that comes later is never read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Roots:
     text: str
     """The value of that setting."""
     path: Path | None
-    """The file, if the value named one when the program started."""
+    """The file, if the value names one."""
 
     @classmethod
     def decide(cls, variable: str, text: str) -> Roots:
@@ -39,7 +39,7 @@ class Roots:
             is_file = path.exists()
         except (OSError, ValueError):  # PEM text is too long for a path
             is_file = False
-        return cls(variable, text, path if is_file else None)
+        return cls(variable, text, path if is_file or text.startswith("/") else None)
 
     def stamp(self) -> Stamp | None:
         """Tells whether a file was replaced or written since; None if there is none."""
