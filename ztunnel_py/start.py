@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ztunnel_py.errors import StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import FrameType
 
 
@@ -33,18 +34,38 @@ def start() -> int:
         openssl.check()
         if settings.compliance_policy == "pqc":
             openssl.exchange_keys_post_quantum()
-
-        import uvloop
-
-        from ztunnel_py import app
-
-        uvloop.run(app.serve(settings))
     except StartError as error:
-        log.close()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _failed(error)
+
+    import uvloop
+
+    from ztunnel_py import app
+
+    return uvloop.run(_to_the_end(app.serve(settings)))
+
+
+async def _to_the_end(serving: Coroutine[None, None, None]) -> NoReturn:
+    """Ends the process as soon as it has served.
+
+    Who would close the loop first waits for its threads: for one that asks a name server that does
+    not answer, as long as resolv.conf says.
+    """
+    from ztunnel_py.telemetry import log
+
+    try:
+        await serving
+    except StartError as error:
+        os._exit(_failed(error))
     log.close()
-    return 0
+    os._exit(0)
+
+
+def _failed(error: StartError) -> int:
+    from ztunnel_py.telemetry import log
+
+    log.close()
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _end_at_signals() -> None:

@@ -7,6 +7,7 @@ apps.py talk HOST PORT [SOCKS-PORT]
     the answer printed; prints `closed` when the other side is gone
 apps.py silent                prints the port that it took, then `connected` for each connection,
     and says nothing on any
+apps.py silent-dns            prints `ready`, then `asked` for each query, and answers none
 """
 
 from __future__ import annotations
@@ -79,11 +80,22 @@ def silent() -> None:
         print("connected", flush=True)
 
 
+def silent_dns() -> None:
+    """Reads queries until killed."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 53))
+    print("ready", flush=True)
+    while server.recv(4096):
+        print("asked", flush=True)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "echo":
         echo(int(sys.argv[2]))
     elif sys.argv[1] == "silent":
         silent()
+    elif sys.argv[1] == "silent-dns":
+        silent_dns()
     elif sys.argv[1] == "churn":
         churn(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:

@@ -119,6 +119,27 @@ def test_a_proxy_that_waits_for_a_silent_control_plane_ends_in_order(
     assert "Traceback" not in proxy.log()
 
 
+def test_a_proxy_that_waits_for_a_name_server_ends_in_order(
+    launch: Callable[..., Proxy], programs: Callable[..., Program], tmp_path: Path
+) -> None:
+    name_server = programs(str(APPS), "silent-dns")
+    assert name_server.line() == "ready"
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    script = f'mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec "$@"'
+    proxy = launch(
+        ready=False,
+        argv=["unshare", "--mount", "sh", "-c", script, "sh", *PROXY],
+        XDS_ADDRESS="istiod.istio-system.svc:15012",
+        XDS_ROOT_CA=Authority().pem.decode(),
+    )
+    assert name_server.line() == "asked"
+
+    status, is_prompt = ended(proxy, proxy.program.pid, signal.SIGTERM)
+
+    assert (status, is_prompt) == (0, True)
+    assert "shutdown complete" in proxy.log()
+
+
 def test_closed_standard_streams_do_no_harm(launch: Callable[..., Proxy]) -> None:
     proxy = launch(output="<&- >&- 2>&-")
     streams = {os.readlink(f"/proc/{proxy.program.pid}/fd/{fd}") for fd in range(3)}
