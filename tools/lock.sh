@@ -12,5 +12,6 @@ compile() {
         --output-file "requirements/$out" "$@" pyproject.toml
 }
 compile runtime.txt
+compile image.txt --extra otel
 compile dev.txt --extra dev --extra otel
 compile build.txt --build-deps-for wheel --only-build-deps
