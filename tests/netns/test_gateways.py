@@ -252,7 +252,8 @@ def test_proxy_that_is_told_to_go_finishes_what_runs_through_the_gateway(
         proxy.program.send_signal(signal.SIGTERM)
         wait(lambda: mesh.caller(side).is_refused("127.0.0.1", port), "the port to close")
         is_whole = call.echoed()
-    status, line = proxy.program.wait(DEADLINE_S), proxy.lines()[-1]
+    status = proxy.program.wait(DEADLINE_S)
+    line = [one for one in proxy.lines() if one["message"] == "connection complete"][-1]
     mesh.serve(side, **SETTINGS[side])
 
     assert (is_whole, status) == (True, 0)
