@@ -72,6 +72,15 @@ def test_a_refusal_stays_short_whatever_is_wrong() -> None:
     assert message.endswith(f"r{PROBLEMS_SAID - 1}: bad; and {100_000 - PROBLEMS_SAID} more")
 
 
+def test_versions_of_all_responses_are_remembered() -> None:
+    session = Session(NODE)
+
+    session.answer(Outcome(ADDRESS, "n1", accepted={"a": "1", "b": "1"}))
+    session.answer(Outcome(ADDRESS, "n2", accepted={"b": "2", "c": "1"}))
+
+    assert versions(session, ADDRESS) == {"a": "1", "b": "2", "c": "1"}
+
+
 def test_a_refused_update_keeps_the_version_that_was_accepted_before() -> None:
     session = Session(NODE)
     session.answer(Outcome(ADDRESS, "n1", accepted={"a": "1"}))
