@@ -72,6 +72,7 @@ def test_a_refusal_stays_short_whatever_is_wrong() -> None:
     assert message.endswith(f"r{PROBLEMS_SAID - 1}: bad; and {100_000 - PROBLEMS_SAID} more")
 
 
+@pytest.mark.spec("state-18")
 def test_versions_of_all_responses_are_remembered() -> None:
     session = Session(NODE)
 
