@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random scripts, played on both engines: what is seen from outside is the same."""
+"""Random scripts, played on both engines: what is seen from outside is the same.
+
+The same scripts each time, so that what is found is not found in somebody else's change; new ones
+with `DIFFERENTIAL_SEARCH=1`.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.differential.scenario import Way, scenarios
+from tests.differential.scenario import (
+    Answer,
+    End,
+    Outcome,
+    Reset,
+    Respond,
+    Scenario,
+    Send,
+    Way,
+    scenarios,
+)
 from tests.differential.stage import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.differential.scenario import Scenario
     from tests.differential.trace import Trace
     from ztunnel_py.identity.certificates import WorkloadCertificate
     from ztunnel_py.identity.spiffe import Identity
@@ -27,6 +40,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "150"))
 """Per way; some 80 ms each."""
+SEARCH = "DIFFERENTIAL_SEARCH" in os.environ
 PATIENT = 5
 
 
@@ -52,7 +66,7 @@ def difference(native: Trace, reference: Trace) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("way", Way)
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, derandomize=not SEARCH, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_engines_agree(way: Way, data: st.DataObject, certify: Certify) -> None:
     scenario = data.draw(scenarios(way))
@@ -62,3 +76,15 @@ async def test_engines_agree(way: Way, data: st.DataObject, certify: Certify) ->
         found = difference(*await play(scenario, certify, PATIENT))
 
     assert not found, found
+
+
+@pytest.mark.xfail(
+    reason="the core reads no more from a client that it cannot write to: what the client had sent "
+    "and could not be passed on yet is lost, though the directions are independent",
+    strict=True,
+)
+async def test_what_a_client_has_sent_outlives_its_reset(certify: Certify) -> None:
+    steps = (Answer(), Respond(200), End("near", 5), Reset("near", 0), Send("far", 1))
+    scenario = Scenario(Way.OUTBOUND_HBONE, Outcome.SERVED, 0, 65_535, steps)
+
+    assert not difference(*await play(scenario, certify, PATIENT))

@@ -21,7 +21,9 @@ PODS = {
     **{name: "node-b" for name in ("old", "new")},
     **{name: "node-a" for name in ("old-a", "new-a")},
 }
-RATE, SECONDS = 500, 4
+RATES = {"native": 500, "reference": 100}
+"""Connections a second. The engine in Python has no time to spare at 500 on a busy machine."""
+SECONDS = 4
 DEADLINE_S = 40.0
 
 
@@ -53,10 +55,10 @@ def test_nobody_is_refused_while_a_proxy_is_replaced(
     ):
         elsewhere.serve(mesh.pod("server" if other == "node-b" else "client"))
         old = before.serve(pod, ZTUNNEL_DATAPLANE=engine)
-        surge = mesh.surge(source, "server", RATE, SECONDS)
+        surge = mesh.surge(source, "server", RATES[engine], SECONDS)
 
         after.serve(pod, ZTUNNEL_DATAPLANE=engine)
         old.program.send_signal(signal.SIGTERM)
 
         assert old.program.wait(DEADLINE_S) == 0
-        assert surge.outcomes(DEADLINE_S) == {"ok": RATE * SECONDS + 1}
+        assert surge.outcomes(DEADLINE_S) == {"ok": RATES[engine] * SECONDS + 1}
