@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench import local_state
 from bench.compare import build
 from bench.lane import ECHO_PORT, PROGRAMS, start
-from bench.xds_traffic import pulse
+from bench.xds_traffic import await_passing, pulse
 from ztunnel_py.cli.topology import REPOSITORY, Mesh, stop
 
 if TYPE_CHECKING:
@@ -90,16 +90,7 @@ class Run:
 
     def await_ready(self) -> None:
         """Returns when a connection passes."""
-        deadline = time.monotonic() + READY_S
-        while True:
-            try:
-                self.pulse(0.1)
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
-            else:
-                return
+        await_passing(self._client, self._server, READY_S)
 
     def pulse(self, seconds: float) -> dict[str, float]:
         """What the connections saw."""

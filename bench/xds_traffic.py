@@ -99,16 +99,7 @@ class Run:
 
     def await_ready(self) -> None:
         """Returns when a connection passes."""
-        deadline = time.monotonic() + READY_S
-        while True:
-            try:
-                self.pulse(0.1)
-            except Exception:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-            else:
-                return
+        await_passing(self._client, self._server, READY_S)
 
     def end(self) -> None:
         """Ends the programs."""
@@ -126,6 +117,20 @@ def pulse(client: Pod, server: Pod, seconds: float) -> dict[str, float]:
     argv = [str(PROGRAMS / "load"), "pulse", server.ipv4, *numbers]
     printed: dict[str, float] = json.loads(client.run(argv, timeout_s=60).stdout)
     return printed
+
+
+def await_passing(client: Pod, server: Pod, seconds: float) -> None:
+    """Returns when connections between two pods pass; raises what they failed with."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            pulse(client, server, 0.1)
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def main() -> int:
