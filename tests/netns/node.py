@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.netns.mesh_state import NAMESPACE, Caller, Proxy, awaited
-from tests.process.conftest import PROXY, ROOT, environment
+from tests.process.conftest import OF_A_NODE, PROXY, ROOT, environment
 from tests.support import cni
 from ztunnel_py.cli.topology import NETNS_DIR, stop
 
@@ -106,9 +106,7 @@ class Node:
         log = self._folder / f"{self._name}-{len(self._proxies)}.log"
         env = environment(
             **{
-                "PROXY_MODE": "shared",
-                "PROXY_WORKLOAD_INFO": None,
-                "PACKET_MARK": None,
+                **OF_A_NODE,
                 "NODE_NAME": self.name,
                 "INPOD_UDS": str(self._socket),
                 "LOCAL_XDS_PATH": str(self._folder / "mesh.yaml"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.netns.mesh_state import APP_PORT, NAMESPACE, Caller, PodMesh, wait, workload
-from tests.process.conftest import PROXY, ROOT, environment
+from tests.process.conftest import OF_A_NODE, PROXY, ROOT, environment
 from ztunnel_py.cli.topology import NETNS_DIR, stop
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def test_health_checks_pass_while_a_pod_is_enrolled(mesh: PodMesh, backend: str)
     state = mesh.folder / "pods.json"
     agent = node.popen([*agent_argv, "--zds", str(zds), "--state", str(state)], cwd=ROOT)
     env = environment(
-        PROXY_MODE="shared",
-        PROXY_WORKLOAD_INFO=None,
-        PACKET_MARK=None,
+        **OF_A_NODE,
         NODE_NAME="node-a",
         INPOD_UDS=str(zds),
         LOCAL_XDS_PATH=str(mesh.folder / "mesh.yaml"),

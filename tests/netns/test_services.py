@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.netns.mesh_state import APP_PORT, NAMESPACE, Caller, PodMesh, wait, workload
-from tests.process.conftest import PROXY, ROOT, environment
+from tests.process.conftest import OF_A_NODE, PROXY, ROOT, environment
 from tests.support import units
 from ztunnel_py.cli.topology import stop
 
@@ -47,9 +47,7 @@ def test_services_serve_pods_of_anybody(mesh: PodMesh, backend: str) -> None:
         return dict(json.loads(node.run([*argv, "--json"]).stdout))
 
     env = environment(
-        PROXY_MODE="shared",
-        PROXY_WORKLOAD_INFO=None,
-        PACKET_MARK=None,
+        **OF_A_NODE,
         NODE_NAME="node-a",
         INPOD_UDS=str(zds),
         LOCAL_XDS_PATH=str(mesh.folder / "mesh.yaml"),

@@ -42,6 +42,14 @@ workloads:
 """
 
 
+OF_A_NODE: dict[str, str | None] = {
+    "PROXY_MODE": "shared",
+    "PROXY_WORKLOAD_INFO": None,
+    "PACKET_MARK": None,
+}
+"""Changes of `environment` for the proxy of a node."""
+
+
 def environment(**changes: str | None) -> dict[str, str]:
     """What a dedicated proxy needs, with changes; None removes a variable."""
     wanted: dict[str, str | None] = {

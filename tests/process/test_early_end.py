@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.conftest import APPS, PROXY
+from tests.process.conftest import APPS, OF_A_NODE, PROXY
 from tests.support.authority import Authority
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def test_a_proxy_that_waits_for_a_silent_control_plane_ends_in_order(
 ) -> None:
     silent = programs(str(APPS), "silent")
     port = silent.line()
-    of_a_node = {"PROXY_MODE": "shared", "PROXY_WORKLOAD_INFO": None}
-    changes = of_a_node | {"INPOD_UDS": str(tmp_path / "agent")} if shared else {}
+    changes = OF_A_NODE | {"INPOD_UDS": str(tmp_path / "agent")} if shared else {}
     proxy = launch(
         ready=False,
         argv=argv,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.conftest import APPS, ROOT
+from tests.process.conftest import APPS, OF_A_NODE, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,8 +152,9 @@ raise SystemExit(run(["proxy"]))
 def test_proxy_of_which_a_part_has_failed_ends_and_says_which(
     launch: Callable[..., Proxy],
 ) -> None:
-    shared = {"PROXY_MODE": "shared", "PROXY_WORKLOAD_INFO": None, "INPOD_UDS": "/nowhere"}
-    proxy = launch(ready=False, argv=[sys.executable, "-c", CRASH], **shared)
+    proxy = launch(
+        ready=False, argv=[sys.executable, "-c", CRASH], **OF_A_NODE, INPOD_UDS="/nowhere"
+    )
 
     assert proxy.exit_status() == 1
     assert "error: prefetching certificates failed: KeyError('prices')" in proxy.log()

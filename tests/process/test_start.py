@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.process.conftest import PROXY, ROOT, environment
+from tests.process.conftest import OF_A_NODE, PROXY, ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,8 +157,7 @@ def test_a_second_proxy_with_the_same_ports_ends_and_names_one_while_the_first_s
     mode: str, launch: Callable[..., Proxy], tmp_path: Path
 ) -> None:
     of_a_node = {
-        "PROXY_MODE": "shared",
-        "PROXY_WORKLOAD_INFO": None,
+        **OF_A_NODE,
         "INPOD_UDS": str(tmp_path / "agent"),
         "POD_NAME": "ztunnel-a",
         "POD_NAMESPACE": "istio-system",
