@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hundred dumps at once cost: `python -m bench.config_dump`, about a minute.
+"""What a hundred dumps at once cost: `python -m bench.config_dump`, about five minutes.
 
 A proxy with 70,000 workloads of a local state file. 64 connections past the mesh make 4,000 round
 trips a second through it, while nobody asks and while 100 clients get `/config_dump` at the same
@@ -49,6 +49,8 @@ class Dumps(NamedTuple):
 
 async def read_all(count: int) -> None:
     """Gets `count` dumps at once; prints seconds and the bytes of one."""
+    print("ready", flush=True)
+    sys.stdin.readline()
     began = time.monotonic()
     lengths = await asyncio.gather(*(_read() for _ in range(count)))
     assert len(set(lengths)) == 1, "some are not whole"
@@ -99,11 +101,18 @@ class Run:
     def begin_dumps(self) -> subprocess.Popen[str]:
         """Has the readers begin."""
         argv = [sys.executable, "-m", "bench.config_dump", str(READERS)]
-        return subprocess.Popen(
+        readers = subprocess.Popen(
             self._client.command(["env", "-C", str(REPOSITORY), "nice", *argv]),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert readers.stdin is not None
+        assert readers.stdout is not None
+        readers.stdout.readline()
+        readers.stdin.write("go\n")
+        readers.stdin.flush()
+        return readers
 
     def resident_mb(self) -> float:
         """The proxy's memory now; from now on its peak is counted anew."""

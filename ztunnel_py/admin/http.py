@@ -29,6 +29,9 @@ _HEADER_LIMIT = 8 * 1024
 _DRAIN_S = 2.0
 """How long requests in flight may finish on `close`, seconds."""
 _CHUNK_SIZE = 256 * 1024
+_PAUSE_S = 0.001
+"""After each chunk of a long answer, whoever it is for: so a hundred readers of a hundred megabytes
+leave the processor's time and caches, and the kernel's queues of packets, to the traffic."""
 _SEND_S = 60.0
 """How long a client may take to read a long answer, seconds; then it is disconnected."""
 _MOST_CONNECTIONS = 512
@@ -98,6 +101,7 @@ class HttpServer:
         self._servers: list[asyncio.Server] = []
         self._connections: set[_HalfClosable] = set()
         self._bound: tuple[str, int] | None = None
+        self._sending = asyncio.Lock()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -162,7 +166,7 @@ class HttpServer:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         handler = self._handlers.get(request.path)
         if handler is None:
-            return await _respond(request, NOT_FOUND)
+            return await self._respond(request, NOT_FOUND)
         accept = tuple(request.headers.getall("Accept", ()))
         encodings = ",".join(request.headers.getall("Accept-Encoding", ()))
         seen = Request(request.method, request.path, accept, request.query, encodings)
@@ -170,10 +174,46 @@ class HttpServer:
             answer = handler(seen)
             if not isinstance(answer, Answer):
                 answer = await answer
-            return await _respond(request, answer)
+            return await self._respond(request, answer)
         except Exception as error:  # the outermost loop of a request: its client gets the text
             _log.error(f"{self._component}: {request.path} failed: {error!r}")
-            return await _respond(request, Answer(500, str(error)))
+            return await self._respond(request, Answer(500, str(error)))
+
+    async def _respond(self, request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
+        body = answer.body
+        if callable(body):
+            async with body() as blocks:
+                return await self._send(request, answer, blocks)
+        if isinstance(body, str):
+            body = body.encode("utf-8", "backslashreplace")
+        if not body:
+            return web.Response(status=answer.status, headers=answer.headers)
+        if len(body) <= _CHUNK_SIZE:
+            headers = {"Content-Type": answer.content_type, **answer.headers}
+            return web.Response(status=answer.status, body=body, headers=headers)
+        whole, starts = memoryview(body), range(0, len(body), _CHUNK_SIZE)
+        chunks = [whole[start : start + _CHUNK_SIZE] for start in starts]
+        return await self._send(request, answer, chunks)
+
+    async def _send(
+        self, request: web.BaseRequest, answer: Answer, blocks: Sequence[bytes | memoryview]
+    ) -> web.StreamResponse:
+        """Sends blocks, each when the client has taken those before."""
+        headers = {"Content-Type": answer.content_type, **answer.headers}
+        response = web.StreamResponse(status=answer.status, headers=headers)
+        response.content_length = sum(map(len, blocks))
+        try:
+            async with asyncio.timeout(_SEND_S):
+                await response.prepare(request)
+                for block in blocks if request.method != "HEAD" else ():
+                    await response.write(block)
+                    async with self._sending:
+                        await asyncio.sleep(_PAUSE_S)
+                await response.write_eof()
+        except (ConnectionError, TimeoutError):
+            if request.transport is not None:
+                request.transport.abort()
+        return response
 
 
 class _HalfClosable(asyncio.Protocol):
@@ -210,41 +250,6 @@ class _HalfClosable(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._inner.eof_received()
         return True
-
-
-async def _respond(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    body = answer.body
-    if callable(body):
-        async with body() as blocks:
-            return await _send(request, answer, blocks)
-    if isinstance(body, str):
-        body = body.encode("utf-8", "backslashreplace")
-    if not body:
-        return web.Response(status=answer.status, headers=answer.headers)
-    if len(body) <= _CHUNK_SIZE:
-        headers = {"Content-Type": answer.content_type, **answer.headers}
-        return web.Response(status=answer.status, body=body, headers=headers)
-    whole, starts = memoryview(body), range(0, len(body), _CHUNK_SIZE)
-    return await _send(request, answer, [whole[start : start + _CHUNK_SIZE] for start in starts])
-
-
-async def _send(
-    request: web.BaseRequest, answer: Answer, blocks: Sequence[bytes | memoryview]
-) -> web.StreamResponse:
-    """Sends blocks, each when the client has taken those before."""
-    headers = {"Content-Type": answer.content_type, **answer.headers}
-    response = web.StreamResponse(status=answer.status, headers=headers)
-    response.content_length = sum(map(len, blocks))
-    try:
-        async with asyncio.timeout(_SEND_S):
-            await response.prepare(request)
-            for block in blocks if request.method != "HEAD" else ():
-                await response.write(block)
-            await response.write_eof()
-    except (ConnectionError, TimeoutError):
-        if request.transport is not None:
-            request.transport.abort()
-    return response
 
 
 def _listen(host: str, port: int) -> socket.socket:

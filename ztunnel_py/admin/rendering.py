@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SLICE = 8 * 1024
 """Characters made between two turns of the loop, under a millisecond of work."""
-_BLOCK = 64 * 1024
+_BLOCK = 128 * 1024
 """Bytes that are kept, and later sent, as one."""
 _AT_ONCE = 2
 """Texts that may exist."""
