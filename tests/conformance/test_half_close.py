@@ -316,6 +316,32 @@ async def test_quiet_reset_of_a_stream_that_bytes_waited_for_ends_the_connection
     await user.ending()
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_a_user_had_sent_outlives_his_reset(
+    client: Plane, net: Net, engine_name: str, ends: bool
+) -> None:
+    if engine_name == "reference" and not ends:
+        pytest.skip("native only: asyncio drops what the kernel has when a socket breaks")
+    server = await net.server(settings={INITIAL_WINDOW: 0})
+    client.decide = lambda _: through(server.address)
+    user = await net.user(client)
+    tunnel = await server.tunnel()
+    stream = await tunnel.asked()
+    user.send(b"the last word")
+    if ends:
+        user.end()
+    await settle()
+    user.reset()
+    tunnel.data(stream, b"x")  # meets the reset
+    await tunnel.fence()
+    await settle()
+
+    tunnel.say(tunnel.make.window(stream, 100))
+
+    assert await tunnel.end(stream) == b"the last word"
+    assert (await client.closed()).reason is Reason.OK
+
+
 async def test_socket_reset_after_its_stream_ended_cancels_nothing_else(
     side: tuple[Wire, int, Tcp],
 ) -> None:

@@ -78,11 +78,6 @@ async def test_engines_agree(way: Way, data: st.DataObject, certify: Certify) ->
     assert not found, found
 
 
-@pytest.mark.xfail(
-    reason="the core reads no more from a client that it cannot write to: what the client had sent "
-    "and could not be passed on yet is lost, though the directions are independent",
-    strict=True,
-)
 async def test_what_a_client_has_sent_outlives_its_reset(certify: Certify) -> None:
     steps = (Answer(), Respond(200), End("near", 5), Reset("near", 0), Send("far", 1))
     scenario = Scenario(Way.OUTBOUND_HBONE, Outcome.SERVED, 0, 65_535, steps)

@@ -236,7 +236,8 @@ void h2_release(struct stream *stream) {
     }
     const bool remote_ends = stream->remote_ended || stream->remote_ends;
     const bool is_over = (stream->end_queued && remote_ends) || stream->is_refused;
-    if (!is_over && !stream->io.is_broken) {
+    const bool end_waits = stream->end_queued && !stream->local_ended; /* a reset would overtake */
+    if (!is_over && !stream->io.is_broken && !end_waits) {
         h2_reset(stream, NGHTTP2_CANCEL);
     }
 }

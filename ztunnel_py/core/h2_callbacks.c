@@ -295,6 +295,9 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
         /* The request need not be sent to its end: RFC 9113, section 8.1. */
         return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream->id, NGHTTP2_NO_ERROR);
     }
+    if (frame->hd.type == NGHTTP2_DATA && stream->is_released && !stream->remote_ended) {
+        h2_reset(stream, NGHTTP2_CANCEL); /* nobody is there to take more, see h2_release */
+    }
     return 0;
 }
 

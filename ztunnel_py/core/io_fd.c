@@ -29,7 +29,8 @@ static void report_failure(struct io_fd *io) {
     }
 }
 
-/* Whether the end is all that is left to be read. An error that is met instead is reported. */
+/* Whether the end is all that is left to be read. An error that is met instead, or was met by a
+ * writer, is reported. */
 static bool is_at_end(struct io_fd *io) {
     char byte;
     if (!io->saw_hup) {
@@ -38,8 +39,10 @@ static bool is_at_end(struct io_fd *io) {
     const ssize_t n = recv(io->watch.fd, &byte, 1, MSG_PEEK);
     if (n < 0 && errno != EAGAIN && errno != EINTR) {
         break_later(io, errno); /* the kernel says it only once */
+    } else if (n == 0 && io->io.is_broken) {
+        break_later(io, io->error);
     }
-    return n == 0;
+    return n == 0 && !io->io.is_broken;
 }
 
 /* Reads once and pushes; true if there may be more and the sink is still there. */
@@ -69,10 +72,14 @@ static bool read_once(struct io_fd *io) {
         }
         return io->can_read;
     }
-    if (n == 0) {
+    if (n == 0 && !io->io.is_broken) {
         io->has_ended = true;
         io->can_read = false;
         sink->ops->ended(sink);
+        return false;
+    }
+    if (n == 0) { /* the kernel has said already, to a writer, what the end was */
+        report_failure(io);
         return false;
     }
     if (errno == EINTR) {
@@ -88,7 +95,7 @@ static bool read_once(struct io_fd *io) {
 
 static bool is_reading(const struct io_fd *io) {
     return io->io.sink != NULL && io->can_read && !io->is_paused && !io->has_ended &&
-           !io->io.is_broken;
+           !io->must_fail;
 }
 
 /* One chunk a turn, so that everybody gets a turn. */
@@ -136,6 +143,19 @@ static void ready(struct watch *watch, uint32_t events) {
     pump(io);
 }
 
+/* Nothing more can be written, but what has come can be read: the sink gets that first. */
+static void write_failed(struct io_fd *io, int error) {
+    io->io.is_broken = true;
+    io->error = error;
+    if (io->has_ended) {
+        break_later(io, error);
+    } else {
+        io->saw_hup = true;
+        io->can_read = true;
+        loop_defer(&io->worker->loop, &io->again);
+    }
+}
+
 static size_t offer(struct io *base, const struct iovec *iov, int n, size_t total) {
     struct io_fd *const io = of(base);
     if (base->is_broken || io->is_blocked) {
@@ -148,7 +168,7 @@ static size_t offer(struct io *base, const struct iovec *iov, int n, size_t tota
         sent = sendmsg(io->watch.fd, &message, MSG_NOSIGNAL);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno != EAGAIN) {
-        break_later(io, errno);
+        write_failed(io, errno);
         return 0;
     }
     const size_t taken = sent < 0 ? 0 : (size_t)sent;
