@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ztunnel_py"
 
-VOCABULARY = {"errors", "version", "clock", "netns", "reuseport", "stamp", "tasks"} | {
+VOCABULARY = {"errors", "version", "clock", "netns", "reuseport", "stamp", "tasks", "yields"} | {
     "telemetry.log",
     "yaml_tree",
 }
@@ -29,6 +29,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     "reuseport": (set(), "who shares an address, whoever listens"),
     "stamp": (set(), "files depend on nothing"),
     "tasks": (set(), "tasks only log"),
+    "yields": (set(), "the processor, whoever computes for long"),
     "yaml_tree": (set(), "YAML as plain values"),
     "openssl": (set(), "what the library can do, before anybody uses it"),
     "state": ({"identity.spiffe"}, "facts know no one who uses them"),

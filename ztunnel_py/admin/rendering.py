@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from ztunnel_py.admin.json_text import pieces
+from ztunnel_py.yields import Yields
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     Blocks = tuple[bytes, ...]
 
-_SLICE = 8 * 1024
+_SLICE = 4 * 1024
 """Characters made between two turns of the loop, under a millisecond of work."""
 _BLOCK = 128 * 1024
 """Bytes that are kept, and later sent, as one."""
@@ -79,12 +80,13 @@ class _Text:
 
 async def _blocks(texts: Iterator[str]) -> AsyncIterator[bytes]:
     """Blocks of the same text; the loop turns many times within each."""
-    block = bytearray()
+    block, yields = bytearray(), Yields()
     for slice_ in _joined(texts):
         block += slice_.encode("utf-8", "backslashreplace")
         if len(block) >= _BLOCK:
             yield bytes(block)
             block.clear()
+        yields.offer()
         await asyncio.sleep(0)
     if block:
         yield bytes(block)

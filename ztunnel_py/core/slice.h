@@ -11,8 +11,8 @@
 
 #include "base.h"
 
-#define SLICE_WORKER UINT64_C(100000)    /* nanoseconds; the shortest that Linux grants */
-#define SLICE_DECIDER UINT64_C(10000000) /* longer than anybody's who does not ask: 0.7 to 3 ms */
+#define SLICE_WORKER UINT64_C(100000)   /* nanoseconds; the shortest that Linux grants */
+#define SLICE_DECIDER UINT64_C(4000000) /* longer than anybody's who does not ask: up to 3 ms */
 
 /* For the calling thread, and those that it starts. */
 void slice_ask(uint64_t nanoseconds);

@@ -28,7 +28,7 @@ MOST_BYTES = 200 << 20
 """Of one received message."""
 _HEAD = 5
 """Bytes before each message: a flag (1 is compressed) and the length."""
-_PIECE = 1 << 17
+_PIECE = 1 << 16
 """Bytes of a message that are read or sent in one turn of the loop."""
 _OK = "200"
 _HTTP_STATUS = {

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 5.0
 _HANDSHAKE_S = 10.0
-_WINDOW = 1 << 17
-"""Bytes that may come before they are read; more would come in one long turn of the loop."""
+_WINDOW = 1 << 16
+"""Bytes that may come before they are read; more would come in one long turn of the loop, which
+keeps others from its processor as well."""
 _TCP_IDLE_S, _TCP_INTERVAL_S, _TCP_PROBES = 300, 75, 9
 
 

@@ -12,6 +12,8 @@ import gc
 import time
 from typing import TYPE_CHECKING
 
+from ztunnel_py.yields import Yields
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -33,6 +35,7 @@ class Slices:
     def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._now = now
+        self._yields = Yields()
         self._n_young = 0
 
     async def apply(self, steps: Iterable[Update | None]) -> None:
@@ -49,6 +52,7 @@ class Slices:
                     yield step
                 if self._now() >= ends_at:
                     return
+                self._yields.offer()
             is_over = True
 
         while not is_over:
