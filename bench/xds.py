@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,11 +41,15 @@ _TICK_S = 0.001
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Turn(NamedTuple):
-    """How late a timer was, and the CPU that the loop had used since it was set."""
+class Turns:
+    """How late timers were, and the CPU that the loop had used since each was set.
 
-    lag_s: float
-    cpu_s: float
+    In arrays, since a thousand a second would show in the memory that is measured.
+    """
+
+    def __init__(self) -> None:
+        self.lag_s = array("d")
+        self.cpu_s = array("d")
 
 
 class Phase(NamedTuple):
@@ -52,36 +57,36 @@ class Phase(NamedTuple):
 
     wall_s: float
     cpu_s: float
-    turns: list[Turn]
+    turns: Turns
     resident_mb: float
 
     def lag_ms(self) -> tuple[float, float]:
         """99.9th percentile and largest lag of the loop."""
-        ordered = sorted(turn.lag_s for turn in self.turns)
+        ordered = sorted(self.turns.lag_s)
         return ordered[len(ordered) * 999 // 1000] * 1000, ordered[-1] * 1000
 
     def longest_ms(self) -> float:
         """The most CPU that was used between two turns."""
-        return max(turn.cpu_s for turn in self.turns) * 1000
+        return max(self.turns.cpu_s) * 1000
 
 
 class Lag:
     """Measures how late timers are."""
 
     def __init__(self) -> None:
-        self._turns: list[Turn] = []
+        self._turns = Turns()
 
     async def run(self) -> None:
         """Measures for ever."""
         while True:
             due, cpu_s = time.perf_counter() + _TICK_S, time.thread_time()
             await asyncio.sleep(_TICK_S)
-            turn = Turn(time.perf_counter() - due, time.thread_time() - cpu_s)
-            self._turns.append(turn)
+            self._turns.lag_s.append(time.perf_counter() - due)
+            self._turns.cpu_s.append(time.thread_time() - cpu_s)
 
-    def taken(self) -> list[Turn]:
+    def taken(self) -> Turns:
         """What was measured since the last time."""
-        taken, self._turns = self._turns, []
+        taken, self._turns = self._turns, Turns()
         return taken
 
 
