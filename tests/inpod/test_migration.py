@@ -79,6 +79,17 @@ async def test_setting_that_was_on_stays_on(pod: Netns) -> None:
     assert setting(pod) == "1"
 
 
+async def test_pod_that_is_gone_keeps_nothing_from_the_others(pod: Netns) -> None:
+    with netns.inside(pod):
+        gone = netns.at("/proc/thread-self/ns/net")
+    gone.close()
+
+    async with handing_over([gone, pod]):
+        assert setting(pod) == "1"
+
+    assert setting(pod) == "0"
+
+
 async def test_why_it_cannot_be_set_is_logged_once(
     pod: Netns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ async def handing_over(namespaces: Iterable[Netns]) -> AsyncIterator[None]:
 
 def _switch_on(namespaces: Iterable[Netns]) -> list[Netns]:
     """Those in which it was off."""
-    changed = []
+    changed, failure = [], None
     for one in namespaces:
         try:
             with netns.inside(one):
@@ -47,8 +47,9 @@ def _switch_on(namespaces: Iterable[Netns]) -> list[Netns]:
                     SETTING.write_text("1")
                     changed.append(one)
         except OSError as error:
-            log.info(f"tcp_migrate_req cannot be set, so listeners only step aside: {error}")
-            break  # it is the same everywhere
+            failure = failure or error  # said once: it may be the same everywhere
+    if failure is not None:
+        log.info(f"tcp_migrate_req cannot be set, so listeners only step aside: {failure}")
     return changed
 
 
