@@ -7,6 +7,8 @@ import pytest
 
 from ztunnel_py.yields import EVERY_S, Yields
 
+STEP_S = 0.00001
+
 
 class Machine:
     """A clock, and what others do with the processor each time that it is given to them."""
@@ -24,11 +26,11 @@ class Machine:
         self.time_s += self._taken_s
 
 
-def computed(machine: Machine, seconds: float, step_s: float = 0.00001) -> None:
+def computed(machine: Machine, seconds: float) -> None:
     """Computes for so long, and offers after each step."""
     yields = Yields(machine.now, machine.give)
-    for _ in range(round(seconds / step_s)):
-        machine.time_s += step_s
+    for _ in range(round(seconds / STEP_S)):
+        machine.time_s += STEP_S
         yields.offer()
 
 

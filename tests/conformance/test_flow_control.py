@@ -211,11 +211,7 @@ async def test_random_sizes_of_data_arrive_in_order(server: Plane, net: Net) -> 
 @pytest.fixture
 async def narrow(client: Plane, net: Net) -> tuple[Wire, int, Tcp]:
     """A stream whose other end gave a window of 10 bytes, and the user behind it."""
-    server = await net.server(settings={INITIAL_WINDOW: 10})
-    client.decide = lambda _: through(server.address)
-    user = await net.user(client)
-    tunnel = await server.tunnel()
-    return tunnel, await tunnel.asked(), user
+    return await net.narrow(client, 10)
 
 
 async def test_settings_that_widen_the_window_apply_to_running_streams(
@@ -277,11 +273,7 @@ async def test_end_needs_no_window(narrow: tuple[Wire, int, Tcp]) -> None:
 async def test_user_of_a_tunnel_that_goes_while_his_window_is_shut_is_let_go(
     client: Plane, net: Net, how: str
 ) -> None:
-    server = await net.server(settings={INITIAL_WINDOW: 0})
-    client.decide = lambda _: through(server.address)
-    user = await net.user(client)
-    tunnel = await server.tunnel()
-    await tunnel.asked()
+    tunnel, _, user = await net.narrow(client, 0)
     user.send(b"never to leave")
     await tunnel.fence()
 

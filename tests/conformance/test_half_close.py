@@ -10,7 +10,6 @@ import pytest
 from tests.support.apps import FIN
 from tests.support.frames import (
     CANCEL,
-    INITIAL_WINDOW,
     INTERNAL_ERROR,
     NO_ERROR,
     PROTOCOL_ERROR,
@@ -302,11 +301,7 @@ async def test_socket_that_writes_after_a_quiet_reset_finds_nobody(
 async def test_quiet_reset_of_a_stream_that_bytes_waited_for_ends_the_connection(
     client: Plane, net: Net, code: int
 ) -> None:
-    server = await net.server(settings={INITIAL_WINDOW: 0})
-    client.decide = lambda _: through(server.address)
-    user = await net.user(client)
-    tunnel = await server.tunnel()
-    stream = await tunnel.asked()
+    tunnel, stream, user = await net.narrow(client, 0)
     user.send(b"never to leave")
     await tunnel.fence()
 
@@ -322,11 +317,7 @@ async def test_what_a_user_had_sent_outlives_his_reset(
 ) -> None:
     if engine_name == "reference" and not ends:
         pytest.skip("native only: asyncio drops what the kernel has when a socket breaks")
-    server = await net.server(settings={INITIAL_WINDOW: 0})
-    client.decide = lambda _: through(server.address)
-    user = await net.user(client)
-    tunnel = await server.tunnel()
-    stream = await tunnel.asked()
+    tunnel, stream, user = await net.narrow(client, 0)
     user.send(b"the last word")
     if ends:
         user.end()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.support import wire
 from tests.support.apps import LOOPBACK, App, Tcp
+from tests.support.frames import INITIAL_WINDOW
 from tests.support.plane import CLIENT, SERVER, forward, through
 from tests.support.sockets import has_unanswered_syn
 from tests.support.tls import tls_context
@@ -72,6 +73,14 @@ class Net:
         await server.start(host)
         self._closing.append(server.close)
         return server
+
+    async def narrow(self, plane: Plane, window: int) -> tuple[Wire, int, Tcp]:
+        """A stream whose other end gave a window of so many bytes, and the user behind it."""
+        server = await self.server(settings={INITIAL_WINDOW: window})
+        plane.decide = lambda _: through(server.address)
+        user = await self.user(plane)
+        tunnel = await server.tunnel()
+        return tunnel, await tunnel.asked(), user
 
     async def tunnel(
         self,

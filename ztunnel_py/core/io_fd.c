@@ -72,14 +72,14 @@ static bool read_once(struct io_fd *io) {
         }
         return io->can_read;
     }
-    if (n == 0 && !io->io.is_broken) {
-        io->has_ended = true;
+    if (n == 0) {
         io->can_read = false;
-        sink->ops->ended(sink);
-        return false;
-    }
-    if (n == 0) { /* the kernel has said already, to a writer, what the end was */
-        report_failure(io);
+        if (io->io.is_broken) { /* the kernel has said already, to a writer, what the end was */
+            report_failure(io);
+        } else {
+            io->has_ended = true;
+            sink->ops->ended(sink);
+        }
         return false;
     }
     if (errno == EINTR) {
